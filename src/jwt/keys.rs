@@ -72,7 +72,7 @@ impl KeySet {
     ///
     /// # Errors
     /// Why it is none, in words. An entry that is for something else is no error.
-    pub(super) fn parse(text: &[u8], configured: &[JwtAlgorithm]) -> Result<Self, String> {
+    pub(super) fn parse(text: &[u8], allowed: &[Algorithm]) -> Result<Self, String> {
         if text.len() > SET_BYTES_MAX {
             return Err(format!("it is longer than {SET_BYTES_MAX} bytes"));
         }
@@ -81,11 +81,10 @@ impl KeySet {
         if set.keys.len() > KEYS_MAX {
             return Err(format!("it has more than {KEYS_MAX} keys"));
         }
-        let allowed: Vec<Algorithm> = configured.iter().map(|it| algorithm(*it)).collect();
         let (mut keys, mut passed_over) = (Vec::<Arc<Key>>::new(), 0);
         for entry in set.keys {
             let entry = serde_json::from_value::<Entry>(entry).ok();
-            let Some(key) = entry.and_then(|entry| entry.key(&allowed)) else {
+            let Some(key) = entry.and_then(|entry| entry.key(allowed)) else {
                 passed_over += 1;
                 continue;
             };

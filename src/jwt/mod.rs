@@ -42,7 +42,7 @@ const SUBJECTS_MAX: usize = 16 << 10;
 #[error("jwt.keys: {0}")]
 pub struct JwtError(String);
 
-/// Somebody who has a token of the issuer, as far as they are known by it.
+/// The holder of a token of the issuer, as far as the token tells.
 pub(crate) struct Subject {
     /// Follows from the issuer and the name: in place of a token's id.
     pub(crate) id: TokenId,
@@ -208,7 +208,7 @@ impl Jwt {
     /// # Errors
     /// Why it is none, in words; the one before stays.
     fn take(&self, text: &[u8]) -> Result<(usize, usize), String> {
-        let new = KeySet::parse(text, &self.config.algorithms)?;
+        let new = KeySet::parse(text, &self.algorithms)?;
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let new = new.replacing(keys.as_deref().unwrap_or(&KeySet::default()));
         let counts = (new.len(), new.passed_over);
@@ -223,7 +223,7 @@ impl Jwt {
     }
 }
 
-/// A JWT may be made for something else, such as to log somebody out: those say so in `typ` (RFC 8725). What
+/// A JWT may be made for something else, such as to log a user out: those say so in `typ` (RFC 8725). What
 /// is encrypted, compressed or nested is none of ours.
 fn check_type(header: &Header) -> Result<(), Rejected> {
     let typ = header.typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();

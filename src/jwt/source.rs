@@ -79,15 +79,7 @@ fn at(path: &Path, why: &str) -> String {
 
 /// Fetches a set, of which no more is kept than one may have.
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
-    let failed = |error: reqwest::Error| {
-        let mut why = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(deeper) = cause {
-            why = format!("{why}: {deeper}");
-            cause = deeper.source();
-        }
-        why
-    };
+    let failed = |error: reqwest::Error| format!("{:#}", anyhow::Error::new(error)); // with its causes
     let answer =
         client.get(url).header("accept", "application/json").send().await.map_err(failed)?;
     if answer.status() != reqwest::StatusCode::OK {
