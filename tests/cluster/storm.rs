@@ -98,20 +98,25 @@ async fn a_storm_over_a_changing_layout_loses_nothing_and_brings_nothing_back() 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "of any length: scripts/storm.sh"]
 async fn a_storm_to_order() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    storm(Plan {
-        grows: false,
-        restores: false,
-        seed: number("STORM_SEED").unwrap_or_else(rand::random),
-        nodes: number("STORM_NODES").map_or(5, |nodes| nodes as usize),
-        length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(60)),
-        layouts: number("STORM_LAYOUTS") != Some(0),
-        talks: true,
-    })
-    .await;
+    storm(Plan { layouts: ordered("STORM_LAYOUTS") != Some(0), ..Plan::ordered(60) }).await;
+}
+
+/// A number in the environment.
+fn ordered(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 impl Plan {
+    /// As the environment says: `STORM_SEED`, `STORM_NODES`, `STORM_SECONDS`.
+    fn ordered(seconds: u64) -> Self {
+        let seed = ordered("STORM_SEED").unwrap_or_else(rand::random);
+        Self {
+            nodes: ordered("STORM_NODES").map_or(5, |nodes| nodes as usize),
+            talks: true,
+            ..Self::short(seed, ordered("STORM_SECONDS").unwrap_or(seconds))
+        }
+    }
+
     /// A storm over five nodes whose layout stays.
     fn short(seed: u64, seconds: u64) -> Self {
         let length = Duration::from_secs(seconds);

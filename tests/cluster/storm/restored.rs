@@ -58,16 +58,7 @@ async fn a_backup_made_in_a_storm_is_restored_after_all_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "of any length: scripts/storm.sh --restore"]
 async fn a_storm_to_restore_from() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("STORM_SEED").unwrap_or_else(rand::random);
-    let plan = Plan {
-        restores: true,
-        nodes: number("STORM_NODES").map_or(5, |nodes| nodes as usize),
-        length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(120)),
-        talks: true,
-        ..Plan::short(seed, 0)
-    };
-    lose_and_restore(plan).await;
+    lose_and_restore(Plan { restores: true, ..Plan::ordered(120) }).await;
 }
 
 /// Runs the storm, the loss and the restore, and prints the table.

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::operator::{Blow, Operator, Order, Step, Wanted};
-use super::{Plan, SETTINGS, Stage};
+use super::{Plan, SETTINGS, Stage, ordered};
 use crate::harness::{Cluster, Setup};
 use crate::members::{epoch_of, numbers_in};
 
@@ -28,9 +28,7 @@ const ACCEPTED_WITHIN: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes long: scripts/storm.sh --grow"]
 async fn a_cluster_that_grows_to_order() {
-    let seed = std::env::var("STORM_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random);
-    tell(seed, true).await;
+    tell(ordered("STORM_SEED").unwrap_or_else(rand::random), true).await;
 }
 
 async fn tell(seed: u64, talks: bool) {
