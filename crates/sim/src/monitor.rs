@@ -306,10 +306,15 @@ impl Monitor {
         reaped_for_good(&key.to_string(), held.or(dropped))
     }
 
+    fn machine(&self, name: NodeId) -> Option<&Arc<Machine>> {
+        self.machines.iter().find(|machine| machine.name == name)
+    }
+
     /// How often any n has changed at a node; 0 while it does not run.
     fn changes_at(&self, at: NodeId) -> u64 {
-        let machine = self.machines.iter().find(|machine| machine.name == at);
-        machine.and_then(|machine| machine.process()).map_or(0, |process| changes(&process.node))
+        self.machine(at)
+            .and_then(|machine| machine.process())
+            .map_or(0, |process| changes(&process.node))
     }
 
     /// Whether something that was seen then certainly happened within the last grace.
@@ -354,8 +359,8 @@ impl Monitor {
             let is_excused =
                 seen.losses.get(&target) != Some(&losses) || self.is_known_reaped(key, &object);
             let lacking = || {
-                let has = self.machines.iter().find(|machine| machine.name == target);
-                let has = has.and_then(|machine| machine.durable_row(key)).map(|row| row.clock);
+                let has = self.machine(target).and_then(|machine| machine.durable_row(key));
+                let has = has.map(|row| row.clock);
                 let lost = format!(
                     "{} dropped a hint of {:?}, and {target} lacks it",
                     node.me, object.clock
@@ -430,8 +435,7 @@ impl Monitor {
 
     /// Whether a home row on a node's disk has, durably, all that an object says.
     fn holds(&self, name: NodeId, key: &Key, object: &Object) -> bool {
-        let machine = self.machines.iter().find(|machine| machine.name == name);
-        let row = machine.and_then(|machine| machine.durable_row(key));
+        let row = self.machine(name).and_then(|machine| machine.durable_row(key));
         row.is_some_and(|held| held.clock.covers_all(&object.clock))
     }
 
