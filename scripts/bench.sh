@@ -91,20 +91,11 @@ fresh() {
     env "${settings[@]}" "$SCRIPTS/cluster.sh" up "$count" --durability "$durability" >/dev/null
 }
 
-# The processes of all nodes, with commas.
-pids() {
-    local node list=''
-    for node in $(cluster_nodes); do
-        list+=,$(node_pid "$node") || die "$node does not run"
-    done
-    echo "${list#,}"
-}
-
 # Measures what the generator's command $1 does on the whole cluster, and keeps it under the name $2.
 measure() {
     local command=$1 name=$2
     shift 2
-    "$BENCH_BIN" "$command" --nodes "${only:-$(client_urls)}" --pids "$(pids)" --seconds "$seconds" \
+    "$BENCH_BIN" "$command" --nodes "${only:-$(client_urls)}" --pids "$(node_pids)" --seconds "$seconds" \
         --json "$results" --name "$name" "$@" "${options[@]}" >/dev/null || {
         warn "$name: it answered wrongly, or not at all"
         failed=1

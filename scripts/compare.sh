@@ -58,45 +58,40 @@ results=$base/results.jsonl
 mkdir -p "$base"
 rm -f "$results"
 
-# Runs cluster.sh for the cluster named $1 ("old", "new").
-cluster() {
-    local which=$1 port=8400 binary=$old
+# Runs the rest as a function of lib.sh would run it for the cluster named $1 ("old", "new").
+of() {
+    local CLUSTER_DIR=$base/$1 CLIENT_PORT_BASE=8400 NODE_BIN=$old
+    [[ $1 == old ]] || CLIENT_PORT_BASE=8600 NODE_BIN=$new
     shift
-    [[ $which == old ]] || port=8600 binary=$new
-    env DEV_CLUSTER_DIR="$base/$which" DEV_CLIENT_PORT_BASE=$port DEV_PEER_PORT_BASE=$((port + 100)) \
-        DEV_NODE_BIN="$binary" "$SCRIPTS/cluster.sh" "$@"
+    "$@"
+}
+
+cluster_sh() {
+    env DEV_CLUSTER_DIR="$CLUSTER_DIR" DEV_CLIENT_PORT_BASE="$CLIENT_PORT_BASE" \
+        DEV_PEER_PORT_BASE=$((CLIENT_PORT_BASE + 100)) DEV_NODE_BIN="$NODE_BIN" "$SCRIPTS/cluster.sh" "$@"
 }
 
 clean_up() {
-    cluster old wipe >/dev/null || true
-    cluster new wipe >/dev/null || true
+    of old cluster_sh wipe >/dev/null || true
+    of new cluster_sh wipe >/dev/null || true
 }
 trap clean_up EXIT
-
-pids_of() { cut -d' ' -f1 "$base/$1"/n*/pid | paste -sd,; }
-
-urls_of() {
-    local port=8400 scheme=http
-    [[ $1 == old ]] || port=8600
-    [[ $1 == old ]] || ((!tls)) || scheme=https
-    echo "$scheme://127.0.0.1:$((port + 1)),$scheme://127.0.0.1:$((port + 2)),$scheme://127.0.0.1:$((port + 3))"
-}
 
 # One slice: cluster $1, operation $2, connections $3; the rest goes to the generator.
 slice() {
     local which=$1 op=$2 connections=$3 believe=()
     shift 3
     [[ $which == old ]] || ((!tls)) || believe=(--ca "$base/new/tls/ca.pem")
-    "$BENCH_BIN" run --nodes "$(urls_of "$which")" --pids "$(pids_of "$which")" --op "$op" --keys 20000 \
+    "$BENCH_BIN" run --nodes "$(of "$which" client_urls)" --pids "$(of "$which" node_pids)" --op "$op" --keys 20000 \
         --connections "$connections" --seconds "$seconds" --warmup-seconds 0.3 --json "$results" \
         --name "$which-$op-$connections" "${believe[@]}" "$@" >/dev/null || die "$which: $op failed"
 }
 
 clean_up
-cluster old up 3 --durability "$durability" >/dev/null
+of old cluster_sh up 3 --durability "$durability" >/dev/null
 secure=()
 ((!tls)) || secure=(--secure)
-cluster new up 3 --durability "$durability" "${secure[@]}" >/dev/null
+of new cluster_sh up 3 --durability "$durability" "${secure[@]}" >/dev/null
 for which in old new; do slice "$which" get 64; done
 rm -f "$results"
 for connections in 64 1; do

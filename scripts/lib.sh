@@ -156,6 +156,24 @@ node_pid() {
     echo "$pid"
 }
 
+# The processes of all nodes, with commas.
+node_pids() {
+    local node list=''
+    for node in $(cluster_nodes); do
+        list+=,$(node_pid "$node") || die "$node does not run"
+    done
+    echo "${list#,}"
+}
+
+# Ends processes that this script has started.
+end_processes() {
+    local process
+    for process in "$@"; do
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
+}
+
 # What the processes of all nodes have had written to disk, in bytes.
 disk_bytes() {
     local node

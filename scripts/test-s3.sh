@@ -48,11 +48,7 @@ processes=()
 
 # shellcheck disable=SC2317 # a trap calls it
 clean_up() {
-    local process
-    for process in "${processes[@]}"; do
-        kill "$process" 2>/dev/null || true
-        wait "$process" 2>/dev/null || true
-    done
+    end_processes "${processes[@]}"
     rm -rf "$DATA"
 }
 trap clean_up EXIT

@@ -55,17 +55,21 @@ node_processes=()
 secure=()
 
 # shellcheck disable=SC2317 # a trap calls it
-clean_up() {
-    local process
-    for process in "${node_processes[@]}"; do
-        kill "$process" 2>/dev/null || true
-        wait "$process" 2>/dev/null || true
-    done
-}
+clean_up() { end_processes "${node_processes[@]}"; }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 is_ready() { curl -sf -m 1 -o /dev/null "http://127.0.0.1:$1/readyz"; }
+
+# Waits a moment for $1, process $2 with log $3, which must be ready before second $4.
+wait_on() {
+    kill -0 "$2" 2>/dev/null || {
+        cat "$3" >&2
+        die "$1 has stopped; above is what it said"
+    }
+    ((SECONDS < $4)) || die "$1 is not ready after a minute; see $3"
+    sleep 0.2
+}
 
 # Starts the cluster and waits until its nodes are ready.
 start_cluster() {
@@ -79,12 +83,7 @@ start_cluster() {
     node_processes+=($!)
     for at in 0 1 2; do
         until is_ready $((PORT + at)); do
-            kill -0 "${node_processes[0]}" 2>/dev/null || {
-                cat "$log" >&2
-                die "the cluster has stopped; above is what it said"
-            }
-            ((SECONDS < deadline)) || die "the cluster is not ready after a minute; see $log"
-            sleep 0.2
+            wait_on "the cluster" "${node_processes[0]}" "$log" "$deadline"
         done
     done
     urls=http://127.0.0.1:$PORT,http://127.0.0.1:$((PORT + 1)),http://127.0.0.1:$((PORT + 2))
@@ -100,12 +99,7 @@ start_secure() {
     "$BIN" dev --nodes 3 --port "$port" --tls --auth >"$log" 2>&1 </dev/null &
     node_processes+=($!)
     until grep -q '^Console: ' "$log"; do
-        kill -0 "${node_processes[1]}" 2>/dev/null || {
-            cat "$log" >&2
-            die "the cluster with TLS has stopped; above is what it said"
-        }
-        ((SECONDS < deadline)) || die "the cluster with TLS is not ready after a minute; see $log"
-        sleep 0.2
+        wait_on "the cluster with TLS" "${node_processes[1]}" "$log" "$deadline"
     done
     ca=$(sed -n 's/.* --ca //p' "$log")
     token=$(sed -n 's/.*export QUORATE_TOKEN=//p' "$log")
