@@ -16,13 +16,13 @@ use crate::jwt::Subject;
 pub(super) enum Who {
     /// Anyone: nothing is checked.
     Anyone,
-    /// Somebody without a token, who may do this.
+    /// A client without a token, which may do this.
     Anonymous(Arc<[Scope]>),
-    /// Whoever has a token.
+    /// A client with a token of the cluster.
     Token(Arc<InUse>),
-    /// Somebody with a token of the issuer.
+    /// A client with a token of the issuer.
     Subject(Arc<Subject>),
-    /// Whoever has the cluster's key.
+    /// A holder of the cluster's key.
     Operator,
 }
 

@@ -14,7 +14,7 @@ use crate::host::MachineClock;
 /// milliseconds.
 const CLOCK_BEHIND_MS: u64 = 60_000;
 
-/// An operator: whoever can read a node's configuration has the cluster's key, and can sign.
+/// An operator: who can read a node's configuration has the cluster's key, and can sign.
 ///
 /// # Errors
 /// What is wrong with the configuration; the text names the file, the variable or the key.

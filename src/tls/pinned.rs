@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::verifier::{Believes, Chain};
 
-/// Believes whoever has the key of this certificate, whatever it says.
+/// Believes an end that has the key of this certificate, whatever that says.
 #[derive(Debug)]
 pub(super) struct Pinned(pub(super) CertificateDer<'static>);
 

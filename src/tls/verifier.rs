@@ -26,7 +26,7 @@ pub(super) trait Believes: Debug + Send + Sync {
     ) -> Result<(), Error>;
 }
 
-/// Accepts whoever shows the right certificate and has its key, whatever its host is called.
+/// Accepts an end that shows the right certificate and has its key, whatever its host is called.
 #[derive(Debug)]
 pub(super) struct Verifier<B> {
     /// Which one is right.

@@ -41,7 +41,7 @@ impl Issuer {
         json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "x": x, "y": y})
     }
 
-    /// What somebody sends as `Authorization` for as many seconds.
+    /// What the subject sends as `Authorization` for as many seconds.
     fn token(&self, subject: &str, more: &Value, seconds: i64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
         let mut claims = json!({

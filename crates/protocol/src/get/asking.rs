@@ -91,7 +91,8 @@ impl Get {
         Some(self.plan.sets.of_slot(slot))
     }
 
-    /// The slot of a home replica of one of these sets, if possible of one that nobody was asked for.
+    /// The slot of a home replica of one of these sets, if possible of one in whose place no node
+    /// was asked.
     fn free_slot(&self, sets: InSets) -> usize {
         let is_free = |slot: &usize| self.contacts.iter().all(|c| c.slot != *slot);
         let slots = || {

@@ -1,4 +1,4 @@
-//! Batches on streams that break, lag, lie or are of somebody else.
+//! Batches on streams that break, lag, lie or are of another node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -390,7 +390,7 @@ async fn what_does_not_answer_an_opening_opens_no_stream() {
     assert_eq!(refused, Err(Failure::Refused("no key".to_owned())));
 }
 
-/// Whoever listens at a peer's address must have the cluster's key, and prove it for this stream.
+/// What listens at a peer's address must have the cluster's key, and prove it for this stream.
 #[tokio::test]
 async fn an_answer_without_the_key_of_the_cluster_opens_no_stream() {
     let said = Answer { versions: Versions::ALL, chosen: Some(PROTOCOL_MAX) };
