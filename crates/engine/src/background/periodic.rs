@@ -56,8 +56,8 @@ pub(super) async fn mark_alive(node: Arc<Node>, job: Arc<JobState>) {
         }
         let _working = job.works();
         let now = node.now();
-        node.generation.own_record();
-        match replica::on_blocking_pool(&node, move |node| node.store.mark_alive(now)).await {
+        let mark = move |node: &Node| node.generation.own_record(|| node.store.mark_alive(now));
+        match replica::on_blocking_pool(&node, mark).await {
             Ok(()) => marked_at = node.store.durable_at(),
             Err(error) => {
                 job.failed(&error);

@@ -240,9 +240,22 @@ impl Generation {
         }
     }
 
-    /// A record of the node's own is about to be written: it does not count as progress to peers.
-    pub fn own_record(&self) {
+    /// Writes a record of the node's own: it does not count as progress to peers. One that is refused
+    /// counts as nothing. A full disk refuses them again and again, and each would hide a later change
+    /// of a row or a hint: peers would then not notice that a disk has lost those changes.
+    ///
+    /// # Errors
+    /// That of `write`.
+    pub fn own_record(&self, write: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        // Before it is written: it may be durable, and told to peers, as soon as it is.
         lock(&self.durable).own_records += 1;
+        let written = write();
+        if written.is_err() {
+            let mut durable = lock(&self.durable);
+            // Peers may have been told of progress since, which begins the count anew.
+            durable.own_records = durable.own_records.saturating_sub(1);
+        }
+        written
     }
 
     /// Since when this node has remembered its peers' starts without a gap, by its wall clock.
@@ -283,8 +296,7 @@ impl Generation {
     /// # Errors
     /// The store's; then nothing has changed.
     pub fn accept_rows(&self, store: &Store, now: WallTime) -> Result<(), Error> {
-        self.own_record();
-        record::put(store, CAME_EMPTY_RECORD, &false)?;
+        self.own_record(|| record::put(store, CAME_EMPTY_RECORD, &false))?;
         // They must not count as old again at the next start.
         store.mark_alive(now)?;
         self.came_empty.store(false, Relaxed);
@@ -384,8 +396,8 @@ impl Generation {
             self.is_memory_recorded.store(false, Relaxed);
         }
         if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
-            self.own_record();
-            record::put(store, PEERS_RECORD, &*memory)?; // under the lock: records stay in order
+            // Under the lock: records stay in order.
+            self.own_record(|| record::put(store, PEERS_RECORD, &*memory))?;
             self.is_memory_recorded.store(true, Relaxed);
         }
         Ok(Verdict::GoesOn(next))
@@ -408,8 +420,7 @@ impl Generation {
         if self.is_memory_recorded.load(Relaxed) {
             return Ok(());
         }
-        self.own_record();
-        store.write_meta(PEERS_RECORD, &record::encoded(&*memory))?;
+        self.own_record(|| store.write_meta(PEERS_RECORD, &record::encoded(&*memory)))?;
         self.is_memory_recorded.store(true, Relaxed);
         Ok(())
     }
@@ -455,4 +466,31 @@ impl Generation {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn own_records_are_no_progress_and_hide_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = testing::node(dir.path(), "n1", &["n1", "n2", "n3"]);
+        let (generation, store) = (&node.generation, &node.store);
+        store.sync().unwrap();
+        let told = || generation.start(store).durable_at;
+        let before = told();
+        generation.own_record(|| record::put(store, "of_its_own", &1)).unwrap();
+        assert_eq!(told(), before, "or the nodes would record each other without end");
+        for _ in 0..9 {
+            let full = || Err(Error::DiskLow { free_bytes: 0, min: 1 });
+            generation.own_record(full).unwrap_err();
+        }
+        assert_eq!(told(), before);
+        record::put(store, "of_clients", &1).unwrap();
+        assert_eq!(told(), store.durable_at(), "what was refused hides no change");
+        assert!(told() > before);
+    }
 }
