@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_engine::node::Node;
 use quorate_protocol::message::Formation;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::record::{ClusterRecord, Standing};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -127,23 +128,46 @@ impl Cluster {
 /// Starts machines that have become members, and empties those that are none any more: they may become
 /// members again, with another disk. Leaving disks that are gone are let go.
 async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
+    let mut newest: Option<Arc<ClusterRecord>> = None;
     loop {
         sleep(Duration::from_millis(200)).await;
         let processes = machines.iter().filter_map(|machine| machine.process());
         let records = processes.map(|process| process.node.membership.record());
-        let Some(newest) = records.max_by_key(|record| record.epoch()) else { continue };
-        for machine in machines.iter() {
-            let is_known =
-                || newest.member(machine.name).map(|known| known.disk) == machine.disk_id();
-            if machine.waits() && machine.disk_id().is_some() && is_known() {
-                machine.join(&newest);
-            } else if let Some(process) = machine.process()
-                && !process.node.membership.is_member()
-            {
-                machine.retire();
-            }
+        // An operator does not forget what a node knew that is down now.
+        newest = records.chain(newest).max_by_key(|record| record.epoch());
+        let Some(newest) = &newest else { continue };
+        machines.iter().for_each(|machine| admit_or_retire(machine, newest));
+        operators::release_lost(&machines, newest).await;
+    }
+}
+
+/// Does what is due for one machine by the newest record.
+fn admit_or_retire(machine: &Arc<Machine>, newest: &ClusterRecord) {
+    if machine.waits() {
+        let known = newest.member(machine.name).map(|known| known.disk);
+        if known.is_some() && known == machine.disk_id() {
+            machine.join(newest);
         }
-        operators::release_lost(&machines, &newest).await;
+        return;
+    }
+    let Some(process) = machine.process() else { return };
+    if process.node.membership.is_member() {
+        return;
+    }
+    match newest.standing(machine.name, process.node.membership.disk()) {
+        Standing::Stranger => machine.retire(),
+        // It was added again, lost its disk, and asked a peer first that had missed the addition. Emptied
+        // once more it is the member that the newest record names, like any other that has lost its disk.
+        Standing::OtherDisk { .. } => {
+            machine.wipe();
+            machine.start();
+        }
+        // It is wrong: the cluster waits for it, which is found.
+        Standing::Stable
+        | Standing::StableAndNext
+        | Standing::Joining
+        | Standing::Leaving
+        | Standing::Gone => {}
     }
 }
 

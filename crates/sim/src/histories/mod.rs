@@ -90,7 +90,10 @@ impl History {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
+    use super::scene::members::Change;
+    use super::scene::must;
     use super::*;
 
     /// A history that cannot be played as it was written proves nothing, and must not pass.
@@ -111,6 +114,45 @@ mod tests {
         };
         let broken = history.run(None, false).violation.map(|violation| violation.property);
         assert_eq!(broken, Some("a_history_goes_as_written"));
+    }
+
+    /// The simulated operators must not take a member for a spare machine: the change would wait for ever
+    /// for a disk that is no more.
+    #[test]
+    fn a_machine_that_is_emptied_as_it_joins_again_is_not_given_up() {
+        let history = History {
+            name: "told-of-before",
+            about: "a node was removed, joins again, loses its disk, and asks a peer that missed the joining",
+            finds: &[],
+            settings: |setup| (setup.interval_ms, setup.spares) = (60_000, 1),
+            play: |scene| Box::pin(told_of_before(scene)),
+        };
+        let run = history.run(None, true);
+        assert_eq!(run.violation, None, "{}", run.lines.join("\n"));
+    }
+
+    async fn told_of_before(scene: &mut Scene) -> Played {
+        let [one, misses, again] = scene.homes()?;
+        let new = scene.spare()?;
+        scene.change(one, Change::Replace(again)).await?;
+        scene.until_changed(&[one, misses, new]).await?;
+        let is_spare = |scene: &Scene| scene.spare().is_ok_and(|spare| spare == again);
+        scene.until("the old node may join again", is_spare).await?;
+
+        scene.cut_off(misses);
+        scene.change(one, Change::Replace(new)).await?;
+        scene.until("it joins again", |scene| scene.node(again).is_some()).await?;
+        scene.wipe(again)?;
+        scene.cut_off(again);
+        scene.mend_between(again, misses);
+        scene.try_to_start(again)?;
+        let is_removed =
+            |scene: &Scene| scene.node(again).is_some_and(|node| !node.membership.is_member());
+        scene.at_once("it is told that it was removed", is_removed).await?;
+        must(scene.epoch(one) > scene.epoch(misses), "its peer has missed that it joins")?;
+        scene.pass(Duration::from_secs(5)).await;
+        scene.mend();
+        Ok(())
     }
 
     #[test]
