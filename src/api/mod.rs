@@ -119,7 +119,7 @@ impl Api {
     ) -> (Response, Option<&'static Route>) {
         let Ways { shared, router } = &*self.ways;
         if let Some(removed) = routes::turned_away(&shared.node, request.uri()) {
-            return (removed.into_response(), None);
+            return (removed.before_it_began(request.method()).into_response(), None);
         }
         let is_key = routes::is_key(request.uri());
         let (answer, route) = match *request.method() {

@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -255,6 +255,11 @@ impl Problem {
         self
     }
 
+    /// The same for a request that was refused before anything was done: unless it only asks.
+    pub(crate) fn before_it_began(self, method: &Method) -> Self {
+        if method.is_safe() { self } else { self.nothing_written() }
+    }
+
     /// The whole response in wire format, for a connection that closes after it.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let status = self.status();
@@ -440,7 +445,10 @@ mod tests {
 
     #[test]
     fn only_failures_of_the_service_speak_of_an_outcome() {
-        let told = Problem::new(Kind::Overloaded, "busy").nothing_written();
+        let busy = || Problem::new(Kind::Overloaded, "busy");
+        assert!(busy().before_it_began(&Method::GET).facts.get("outcome").is_none());
+        assert_eq!(busy().before_it_began(&Method::PUT).facts["outcome"], "not_applied");
+        let told = busy().nothing_written();
         assert_eq!(told.facts["outcome"], "not_applied");
         let partial = Problem::new(Kind::NoQuorum, "").fact("outcome", "partial");
         assert_eq!(partial.nothing_written().facts["outcome"], "partial");

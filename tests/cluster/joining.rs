@@ -219,6 +219,8 @@ async fn a_node_that_left_serves_nothing_any_more() {
         newcomer.shows(503, "urn:quorate:problem:removed").await;
         let read = newcomer.http.get("/kv/b/k").answer().await;
         assert_eq!(read.status, 503, "{}", read.text());
+        let write = newcomer.http.put("/kv/b/k").value("v").answer().await;
+        assert_eq!((write.status, &*write.outcome()), (503, "not_applied"), "{}", write.text());
         let ring = newcomer.http.get("/ring").answer().await;
         assert!(ring.text().contains("stop it and delete its data directory"), "{}", ring.text());
         for path in ["/layout", "/livez", "/metrics"] {
