@@ -16,6 +16,7 @@ use crate::history::{End, History, Moment, Saw, WriteNo};
 
 pub mod history;
 mod state;
+pub mod types;
 
 pub use state::{
     a_filled_node_has_everything, a_healed_cluster_serves, converges, every_operation_ends,

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::data_type::DataType;
 use crate::quorum::Count;
 
 /// What a client is shown when writes conflict.
@@ -15,6 +16,56 @@ pub enum Conflicts {
     Siblings,
     /// The last write by hybrid-logical time. Applied when answering; merge still keeps siblings.
     Lww,
+    /// There are none: values are counters, and so on for the others ([`DataType`]). Once a bucket has a
+    /// type it keeps it.
+    Counter,
+    /// Values are sets.
+    Set,
+    /// Values are flags.
+    Flag,
+    /// Values are maps.
+    Map,
+    /// Values are registers.
+    #[serde(rename = "register_lww")]
+    RegisterLww,
+    /// Values are estimates.
+    Hll,
+}
+
+impl Conflicts {
+    /// The type of the bucket's values; `None` if they are a client's bytes.
+    pub fn data_type(self) -> Option<DataType> {
+        match self {
+            Self::Siblings | Self::Lww => None,
+            Self::Counter => Some(DataType::Counter),
+            Self::Set => Some(DataType::Set),
+            Self::Flag => Some(DataType::Flag),
+            Self::Map => Some(DataType::Map),
+            Self::RegisterLww => Some(DataType::RegisterLww),
+            Self::Hll => Some(DataType::Hll),
+        }
+    }
+
+    /// Of two that were set for one bucket the one that it has: a type stays, whatever is set later.
+    /// `self` is what was set last. Two types meet only if they were set on both sides of a network
+    /// partition.
+    #[must_use]
+    pub fn unless_typed(self, earlier: Self) -> Self {
+        if self.data_type() >= earlier.data_type() { self } else { earlier }
+    }
+}
+
+impl From<DataType> for Conflicts {
+    fn from(data_type: DataType) -> Self {
+        match data_type {
+            DataType::Counter => Self::Counter,
+            DataType::Set => Self::Set,
+            DataType::Flag => Self::Flag,
+            DataType::Map => Self::Map,
+            DataType::RegisterLww => Self::RegisterLww,
+            DataType::Hll => Self::Hll,
+        }
+    }
 }
 
 /// The properties of a bucket, complete.
@@ -28,7 +79,7 @@ pub struct Properties {
     pub r: Count,
     /// Acknowledgements that a write needs.
     pub w: Count,
-    /// What happens to conflicting writes.
+    /// What happens to conflicting writes, or the type by which they are merged.
     pub conflicts: Conflicts,
     /// Whether fallbacks count when home replicas are down.
     pub sloppy: bool,

@@ -50,6 +50,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// This record after another one of the same bucket became known: it keeps the lower `n_lowest` of
+    /// both, and the bucket's type, which no later change takes away.
+    fn joined_with(self, other: &Self) -> Self {
+        let conflicts = match (self.settings.conflicts, other.settings.conflicts) {
+            (newer, None) => newer,
+            (None, Some(other)) => other.data_type().map(|_| other),
+            (Some(newer), Some(other)) => Some(newer.unless_typed(other)),
+        };
+        let settings = Settings { conflicts, ..self.settings };
+        Self { settings, n_lowest: self.n_lowest.min(other.n_lowest), ..self }
+    }
+
     /// Whether this record only removes settings.
     fn is_reset(&self) -> bool {
         self.settings == Settings::default()
@@ -92,16 +104,18 @@ struct WithoutFloor {
 }
 
 impl Table {
-    /// Adopts a record if it is newer than the known one; keeps the lower `n_lowest` of both.
+    /// Adopts a record if it is newer than the known one; keeps the lower `n_lowest` of both, and a type.
     /// Returns whether anything changed: not if the bucket was reset since and every node knows it.
     pub fn merge(&mut self, bucket: &Bucket, record: Record) -> bool {
         let known = self.records.get(bucket).copied();
         if known.is_none() && record.change.stamp <= self.floor {
             return false;
         }
-        let newer = known.filter(|known| known.change >= record.change).unwrap_or(record);
-        let n_lowest = known.map_or(record.n_lowest, |known| known.n_lowest.min(record.n_lowest));
-        let next = Record { n_lowest, ..newer };
+        let next = match known {
+            None => record,
+            Some(known) if known.change >= record.change => known.joined_with(&record),
+            Some(known) => record.joined_with(&known),
+        };
         if known == Some(next) {
             return false;
         }

@@ -2,7 +2,7 @@
 //!
 //! The first byte of an encoded object says both: its low four bits are the format, from 1, its
 //! high four bits the kind. So they are in the row and in whatever is sent to peers, in one place.
-//! All objects so far are [`Kind::Value`] in format 1, and begin with the byte 1. Kind and format 15
+//! Values begin with the byte 1, typed values with 17. Kind and format 15
 //! and format 0 are never given: bytes that say so are damaged. A release that gives a new kind or
 //! format raises the format of the store as well, before it writes the first one, so that older
 //! releases refuse that store (docs/decisions/0026-row-formats-and-kinds.md).
@@ -14,6 +14,8 @@ use crate::object::DecodeError;
 pub enum Kind {
     /// Bytes from a client; concurrent writes are kept as siblings.
     Value,
+    /// Parts of a typed value ([`crate::data_type`]), and perhaps siblings beside them.
+    Typed,
 }
 
 /// The format in which this release writes objects of every kind.
@@ -26,6 +28,7 @@ impl Kind {
     pub const fn code(self) -> u8 {
         match self {
             Self::Value => 0,
+            Self::Typed => 1,
         }
     }
 
@@ -43,7 +46,8 @@ impl Kind {
         match (first_byte >> 4, first_byte & 0x0f) {
             (NONE, _) | (_, 0 | NONE) => Err(DecodeError::Damaged),
             (0, FORMAT) => Ok(Self::Value),
-            (0, format) => Err(DecodeError::Format(format)),
+            (1, FORMAT) => Ok(Self::Typed),
+            (0 | 1, format) => Err(DecodeError::Format(format)),
             (kind, _) => Err(DecodeError::Kind(kind)),
         }
     }
@@ -60,11 +64,12 @@ mod tests {
             let expected = match (kind, format) {
                 (15, _) | (_, 0 | 15) => Err(DecodeError::Damaged),
                 (0, 1) => Ok(Kind::Value),
-                (0, format) => Err(DecodeError::Format(format)),
+                (1, 1) => Ok(Kind::Typed),
+                (0 | 1, format) => Err(DecodeError::Format(format)),
                 (kind, _) => Err(DecodeError::Kind(kind)),
             };
             assert_eq!(Kind::of(byte), expected, "{byte:#04x}");
         }
-        assert_eq!((Kind::Value.first_byte(), Kind::Value.code()), (1, 0));
+        assert_eq!((Kind::Value.first_byte(), Kind::Typed.first_byte()), (1, 17));
     }
 }

@@ -5,7 +5,8 @@
 //! # Reading order
 //! [`name`], [`layout`] and [`placement`] say where a key lives; [`clock`], [`object`] and [`row`] what is
 //! stored for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
-//! runs; [`view`] and [`context`] what a client is shown; [`access`] and [`token`] who may do what, and
+//! runs; [`data_type`] what a typed value is; [`view`] and [`context`] what a client is shown; [`access`]
+//! and [`token`] who may do what, and
 //! [`token_table`] how nodes agree on it; [`bucket`] what can be tuned and [`bucket_table`] how on that,
 //! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed; [`tree`] and
 //! [`exchange`] how replicas are compared and repaired, [`reassign`] which tree
@@ -36,6 +37,7 @@ pub mod bucket_table;
 pub mod clock;
 pub mod cluster_settings;
 pub mod context;
+pub mod data_type;
 pub mod envelope;
 pub mod exchange;
 pub mod explain;

@@ -52,6 +52,12 @@ mutations! {
     ContextOfOwnRow, "context-of-own-row", "a read's context covers also what the entry node holds";
     MergeKeepsCovered, "merge-keeps-covered", "merge keeps siblings that the other side's clock covers";
     WriteIdForgotten, "write-id-forgotten", "a forwarded write gets a new write id each time";
+    // Data types.
+    IncrementRetried, "increment-retried", "an increment is forwarded again after a silent node";
+    CounterEntryAdded, "counter-entry-added", "a greater share of a counter is added beside the lesser one";
+    NewActorCopiesTotal, "new-actor-copies-total", "a counter's new actor begins with another's share";
+    RemoveDropsUnseen, "remove-drops-unseen", "a remove also drops adds that its client has not seen";
+    ContextJoined, "context-joined", "a remove claims all of its client's context, not what it removes";
     OvertakenIgnored, "overtaken-ignored", "a condition holds although another write overtook it";
     // Quorums.
     AckCountedTwice, "ack-counted-twice", "one acknowledgement is credited to two nodes";

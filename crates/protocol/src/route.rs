@@ -25,6 +25,9 @@ pub struct Plan {
     /// Whether the write must go to the first healthy home replica
     /// ([`crate::message::Write::needs_first_home`]).
     pub at_first_home: bool,
+    /// Whether the write must not be minted twice: an increment of a counter would count twice. No other
+    /// node is tried then once one was silent, since that one may have minted it.
+    pub mints_once: bool,
     /// How long a home replica may take to accept a forwarded write, in milliseconds.
     pub accept_timeout_ms: u64,
     /// How long it may then take to answer, in milliseconds.
@@ -201,6 +204,9 @@ impl Route {
         if self.done {
             return None;
         }
+        if self.plan.mints_once && !self.result.silent.is_empty() {
+            return Some(self.fail());
+        }
         match self.untried.pop() {
             Some(node) if node == self.plan.me => Some(self.mint()),
             Some(to) => {
@@ -245,6 +251,7 @@ mod tests {
                 homes: vec![node(1), node(2)],
                 sloppy: true,
                 at_first_home: true,
+                mints_once: false,
                 accept_timeout_ms: 100,
                 answer_timeout_ms: 100,
                 deadline: Uptime(1000),
@@ -278,6 +285,7 @@ mod tests {
             homes: vec![node(1), node(2)],
             sloppy: true,
             at_first_home: true,
+            mints_once: false,
             accept_timeout_ms: 100,
             answer_timeout_ms: 300,
             deadline: Uptime(1000),
@@ -320,12 +328,13 @@ mod tests {
 
     prop_compose! {
         fn plans()(homes in 1..5u8, me in 0..6u8, sloppy: bool, at_first_home: bool,
-            deadline in 1..500u64, down in any::<u8>()) -> (Plan, BTreeSet<NodeId>) {
+            mints_once: bool, deadline in 1..500u64, down in any::<u8>()) -> (Plan, BTreeSet<NodeId>) {
             let plan = Plan {
                 me: node(me),
                 homes: (0..homes).map(node).collect(),
                 sloppy,
                 at_first_home,
+                mints_once,
                 accept_timeout_ms: 50,
                 answer_timeout_ms: 200,
                 deadline: Uptime(deadline),
@@ -405,6 +414,9 @@ mod tests {
                         route.on_time(now)
                     }
                 };
+                if naive.plan.mints_once && !route.result.silent.is_empty() {
+                    prop_assert!(matches!(effect, None | Some(Effect::Fail(_))));
+                }
                 naive.notes(effect);
             }
             // Without events it ends at the deadline.

@@ -9,17 +9,22 @@
 //!
 //! Hint rows follow the same rule: a fallback mints on the hint row of (target, key).
 
+mod change;
 mod encoding;
+mod mint_error;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Actor, CLOCK_ENTRIES_MAX, Clock, Dot};
+use crate::data_type::{Operation, PARTS_BYTES_MAX, PARTS_MAX, Part};
 use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::object::{Metadata, Object, Sibling, WriteId};
 use crate::stamp::Stamp;
 use crate::time::WallTime;
+
+pub use self::mint_error::{MintError, TypeName};
 
 /// A random number that a node draws at every start that does not provably follow a clean stop, and
 /// whenever its data directory is new, restored or copied. Never zero.
@@ -69,6 +74,30 @@ pub struct Draft {
     /// The value; `None` deletes. Sent in the payload, not in the encoded head.
     #[serde(skip)]
     pub value: Option<Bytes>,
+    /// What to do to a typed value, instead of writing one. Sent in the payload too
+    /// ([`crate::message::Data::Change`]).
+    #[serde(skip)]
+    pub operation: Option<Operation>,
+    /// Whether the client may repeat the request under the same id: a counter then remembers it, since its
+    /// next increment takes the place of this one. The coordinator decides this.
+    #[serde(skip)]
+    pub is_remembered: bool,
+}
+
+impl Draft {
+    /// Whether it would count twice if two nodes minted it. Other writes are recognised by their write id, or
+    /// are the same when they are done twice.
+    pub fn counts(&self) -> bool {
+        matches!(self.operation, Some(Operation::Increment(_)))
+    }
+
+    /// The type of the value that it writes or changes; `None` if it deletes.
+    pub fn writes(&self) -> Option<TypeName> {
+        match &self.operation {
+            Some(operation) => Some(TypeName(Some(operation.data_type()))),
+            None => self.value.is_some().then_some(TypeName(None)),
+        }
+    }
 }
 
 /// The minting node, at the time of the mint.
@@ -91,42 +120,6 @@ pub struct Limits {
     pub siblings_max: usize,
     /// The most bytes all its values may have after the write.
     pub object_bytes_max: usize,
-}
-
-/// Why a coordinator refused a client write. The row is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum MintError {
-    /// The object would have too many siblings: read it, resolve it, write with the context.
-    #[error(
-        "the key would have {siblings} siblings, the limit is {max}; \
-         read it and write back with its context"
-    )]
-    TooManySiblings {
-        /// How many it would have.
-        siblings: u64,
-        /// The limit.
-        max: u64,
-    },
-    /// The object's values together would be too large.
-    #[error(
-        "the key's siblings would hold {bytes} bytes, the limit is {max}; \
-         read it and write back with its context"
-    )]
-    ObjectTooLarge {
-        /// Their total size, in bytes.
-        bytes: u64,
-        /// The limit.
-        max: u64,
-    },
-    /// The clock has as many entries as it may.
-    #[error("the key's clock has {max} entries, its limit; delete the key and use another")]
-    ClockFull {
-        /// The limit.
-        max: u64,
-    },
-    /// Another write arrived since the condition was checked.
-    #[error("another write arrived since the condition was checked")]
-    Overtaken,
 }
 
 /// What minting did.
@@ -157,6 +150,9 @@ impl Row {
         if draft.unless_overtaken && is_overtaken && !mutated(Mutation::OvertakenIgnored) {
             return Err(MintError::Overtaken);
         }
+        if let Some(operation) = &draft.operation {
+            return self.change(operation, draft, by, limits);
+        }
         let mut context = draft.context.clone();
         if draft.supersede_all {
             context.join(&self.object.clock);
@@ -176,6 +172,7 @@ impl Row {
         next.clock.advance(dot);
         next.siblings.push(Sibling {
             dot,
+            part: Part::Value,
             value: draft.value.clone(),
             metadata: draft.metadata.clone(),
             stamp: Stamp::after(seen, by.now),
@@ -185,14 +182,21 @@ impl Row {
         next.siblings.sort_unstable_by_key(|s| s.dot);
         limits.check(&next)?;
         // A delete must always be possible: reaping the tombstone removes the clock with it.
-        let grows = next.clock.len() > self.object.clock.len();
-        if grows && next.clock.len() > CLOCK_ENTRIES_MAX && draft.value.is_some() {
-            return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
+        if draft.value.is_some() {
+            self.check_clock(&next.clock)?;
         }
         self.touch(by.now);
         self.tenure = Some(tenure);
         self.object = next;
         Ok(Minted::New(dot))
+    }
+
+    fn check_clock(&self, next: &Clock) -> Result<(), MintError> {
+        let grows = next.len() > self.object.clock.len();
+        match grows && next.len() > CLOCK_ENTRIES_MAX {
+            true => Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 }),
+            false => Ok(()),
+        }
     }
 
     /// Joins a peer's object, at `now` by this node's wall clock. Returns whether the row changed.
@@ -255,7 +259,8 @@ impl Row {
 
 impl Limits {
     fn check(&self, object: &Object) -> Result<(), MintError> {
-        let (siblings, bytes) = (object.siblings.len(), object.value_bytes());
+        let values = object.siblings.iter().filter(|sibling| !sibling.is_part());
+        let (siblings, bytes) = (values.count(), object.value_bytes());
         // A single sibling always fits: the size of one value is limited where requests arrive, not
         // here.
         if siblings > self.siblings_max.max(1) {
@@ -265,6 +270,19 @@ impl Limits {
         if siblings > 1 && bytes > self.object_bytes_max {
             let max = self.object_bytes_max as u64;
             return Err(MintError::ObjectTooLarge { bytes: bytes as u64, max });
+        }
+        Ok(())
+    }
+
+    /// The same after an operation on a typed value that does not only remove.
+    fn check_parts(&self, object: &Object) -> Result<(), MintError> {
+        let parts = object.siblings.len();
+        if parts > PARTS_MAX {
+            return Err(MintError::TooManyParts { parts: parts as u64, max: PARTS_MAX as u64 });
+        }
+        let (bytes, max) = (object.value_bytes(), PARTS_BYTES_MAX.min(self.object_bytes_max));
+        if bytes > max {
+            return Err(MintError::PartsTooLarge { bytes: bytes as u64, max: max as u64 });
         }
         Ok(())
     }
@@ -286,6 +304,8 @@ mod tests {
             supersede_all: false,
             unless_overtaken: false,
             value: Some(Bytes::from_static(value.as_bytes())),
+            operation: None,
+            is_remembered: false,
         }
     }
 

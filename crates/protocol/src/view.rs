@@ -18,6 +18,8 @@ pub enum View<'a> {
     One(&'a Sibling),
     /// Values (and deletes) that did not see each other.
     Many(Vec<&'a Sibling>),
+    /// A typed value: no siblings to choose from ([`crate::data_type::Value`]).
+    Typed,
 }
 
 impl<'a> View<'a> {
@@ -25,6 +27,10 @@ impl<'a> View<'a> {
     pub fn of(object: &'a Object, conflicts: Conflicts) -> Self {
         if object.is_absent() {
             return Self::Absent;
+        }
+        let is_value = |sibling: &Sibling| !sibling.is_part() && !sibling.is_tombstone();
+        if object.has_parts() && !object.siblings.iter().any(is_value) {
+            return Self::Typed;
         }
         if conflicts == Conflicts::Lww {
             return match object.last_write() {
@@ -60,6 +66,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{Actor, Dot};
+    use crate::data_type::Part;
     use crate::name::NodeId;
     use crate::object::{Metadata, WriteId};
     use crate::stamp::Stamp;
@@ -71,6 +78,7 @@ mod tests {
             object.clock.advance(dot);
             object.siblings.push(Sibling {
                 dot,
+                part: Part::Value,
                 value: value.map(|v| Bytes::from_static(v.as_bytes())),
                 metadata: Metadata::default(),
                 stamp: Stamp(100 - i as u64),
@@ -90,6 +98,7 @@ mod tests {
                 View::Deleted => "deleted".to_owned(),
                 View::One(_) => "one".to_owned(),
                 View::Many(siblings) => format!("{} siblings", siblings.len()),
+                View::Typed => "typed".to_owned(),
             }
         };
         assert_eq!(view(&[]), "absent");

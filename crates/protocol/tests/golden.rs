@@ -11,7 +11,7 @@
 //! * `object NAME WRITE… over=OTHER` — an object with these siblings that supersedes another
 //!   object.
 //! * `put BY w=2`, `get BY r=2`, `route BY` — starts a machine; `sloppy=`, `timeout=`, `deadline=`,
-//!   `hedge=`, `at_first_home=`, `accept=`, `answer=` (milliseconds, true or false).
+//!   `hedge=`, `at_first_home=`, `mints_once=`, `accept=`, `answer=` (milliseconds, true or false).
 //! * `ack`, `refused`, `silent`, `holds NODE OBJECT`, `digest NODE OBJECT`, `no_hint`, `not_ready`,
 //!   `accepted`, `answer NODE` — events; `until 300` lets time pass; `wake` shows the next alarm.
 
@@ -23,6 +23,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate_protocol::clock::{Actor, Dot};
+use quorate_protocol::data_type::Part;
 use quorate_protocol::get::{self, Get, ReadKind, Reply, RowKind};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, Sibling, Version, WriteId};
@@ -159,6 +160,7 @@ impl Scenario {
             object.clock.advance(dot);
             object.siblings.push(Sibling {
                 dot,
+                part: Part::Value,
                 value: Some(write.to_owned().into()),
                 metadata: Metadata::default(),
                 stamp: Stamp(at as u64),
@@ -224,6 +226,7 @@ impl Scenario {
             homes: self.list(0..self.n),
             sloppy: args.setting("sloppy", true)?,
             at_first_home: args.setting("at_first_home", false)?,
+            mints_once: args.setting("mints_once", false)?,
             accept_timeout_ms: args.setting("accept", 50)?,
             answer_timeout_ms: args.setting("answer", 300)?,
             deadline: Uptime(args.setting("deadline", 1000)?),

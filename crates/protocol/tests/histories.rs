@@ -172,6 +172,8 @@ impl World {
                     write_id: WriteId((self.writes.len() as u128 + 1).to_le_bytes()),
                     supersede_all,
                     unless_overtaken: false,
+                    operation: None,
+                    is_remembered: false,
                     value: (!delete).then(|| Bytes::from(self.writes.len().to_string())),
                 };
                 let context = from.seen;

@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// Has a node do something as long as it runs and the client waits.
-    async fn ask<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
         work: impl FnOnce(Arc<Node>) -> F,
     ) -> Option<T> {
@@ -299,6 +299,8 @@ impl Client {
                 write_id: write_id(number, 0),
                 supersede_all: false,
                 unless_overtaken: false,
+                operation: None,
+                is_remembered: false,
                 value: has_value.then(|| value_of(number)),
             },
             has_value,
@@ -444,7 +446,7 @@ fn two_of(node: &Node) -> u16 {
     node.view().placement().layout().node_count().min(2)
 }
 
-fn asked(needed: u16, sloppy: bool) -> QuorumOptions {
+pub(crate) fn asked(needed: u16, sloppy: bool) -> QuorumOptions {
     QuorumOptions { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
 }
 

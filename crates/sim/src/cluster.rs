@@ -19,6 +19,7 @@ use crate::monitor::Monitor;
 use crate::network::Network;
 use crate::operators;
 use crate::setup::Setup;
+use crate::typed::{TypedClient, TypedRecord};
 use crate::world::World;
 
 /// A cluster and what happens to it.
@@ -28,6 +29,7 @@ pub(crate) struct Cluster {
     pub(crate) network: Arc<Network>,
     pub(crate) machines: Arc<Vec<Arc<Machine>>>,
     pub(crate) monitor: Arc<Monitor>,
+    pub(crate) typed: Arc<TypedRecord>,
     /// Whether a member was sworn dead.
     pub(crate) has_sworn: AtomicBool,
     /// The supervisor of the machines, and the monitor's looks.
@@ -70,7 +72,9 @@ impl Cluster {
             attendants.spawn(admit_and_retire(machines.clone()));
         }
         let has_sworn = AtomicBool::new(false);
-        let cluster = Self { world, setup, network, machines, monitor, has_sworn, attendants };
+        let typed = Arc::default();
+        let cluster =
+            Self { world, setup, network, machines, monitor, typed, has_sworn, attendants };
         cluster.form().await;
         cluster
     }
@@ -97,6 +101,11 @@ impl Cluster {
         let mut clients = JoinSet::new();
         for number in 0..self.setup.clients {
             clients.spawn(self.client(number).run(self.setup.requests));
+        }
+        for number in 0..self.setup.typed_clients {
+            let (client, record) = (self.client(number), self.typed.clone());
+            let typed = TypedClient { client, record, seen: BTreeMap::new() };
+            clients.spawn(typed.run(self.setup.requests));
         }
         clients
     }

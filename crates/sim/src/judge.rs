@@ -72,6 +72,14 @@ impl Cluster {
             let verdict = self.world.record().check_final(&key.to_string(), &replicas);
             self.world.judge(verdict);
         }
+        for key in &self.setup.typed_keys() {
+            let replicas = self.replicas(key);
+            self.world.note(format_args!("left of {key}: {replicas:?}"));
+            for object in replicas.into_values() {
+                let verdict = self.typed.check_final(key, &object.unwrap_or_default());
+                self.world.judge(verdict);
+            }
+        }
         let wrong = self.nodes().iter().find_map(|node| wrong_leaves(node));
         self.world.judge(trees_are_right(wrong));
     }
@@ -127,7 +135,7 @@ impl Cluster {
                 return Some(format!("{}: {why}", machine.name));
             }
         }
-        for key in &self.setup.keys() {
+        for key in self.setup.keys().iter().chain(&self.setup.typed_keys()) {
             let replicas = self.replicas(key);
             let first = replicas.values().next();
             if replicas.values().any(|object| Some(object) != first) {

@@ -38,6 +38,7 @@ pub mod run;
 pub mod seeds;
 mod setup;
 mod trace;
+mod typed;
 mod values;
 mod world;
 

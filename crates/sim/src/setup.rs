@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dice::Dice;
+use crate::typed;
 
 /// The kinds of faults. Each run has some of them only: what all together hide, few of them show
 /// (Groce et al., "Swarm Testing", ISSTA 2012).
@@ -116,6 +117,9 @@ pub(crate) struct Setup {
     /// How many keys clients use.
     pub(crate) keys: usize,
     pub(crate) clients: usize,
+    /// Clients of typed values, beside those.
+    #[serde(default)]
+    pub(crate) typed_clients: usize,
     /// Requests of each client.
     pub(crate) requests: u64,
     pub(crate) thinking_ms_max: u64,
@@ -166,6 +170,8 @@ pub enum Focus {
     Requests,
     /// Nodes join, leave and are replaced all the time.
     Layouts,
+    /// Typed values, under any faults.
+    Types,
 }
 
 impl Setup {
@@ -180,6 +186,7 @@ impl Setup {
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
             Some(Focus::Layouts) => setup.about_layouts(dice),
+            Some(Focus::Types) => setup.typed_clients = dice.between(2, 4) as usize,
             None => {}
         }
         if setup.spares == 0 && dice.percent(25) {
@@ -188,6 +195,9 @@ impl Setup {
         }
         if setup.spares > 0 {
             setup.add_to_layouts(dice);
+        }
+        if dice.percent(25) {
+            setup.typed_clients = setup.typed_clients.max(dice.between(1, 3) as usize);
         }
         // What can be lost on one machine must be on two.
         setup.w_min = if setup.faults.iter().any(|fault| fault.takes_a_copy()) { 2 } else { 1 };
@@ -212,6 +222,7 @@ impl Setup {
             spares: 0,
             keys: 1,
             clients: 0,
+            typed_clients: 0,
             requests: 0,
             thinking_ms_max: 0,
             request_ms: 2_000,
@@ -251,6 +262,7 @@ impl Setup {
             spares: 0,
             keys: dice.between(1, 5) as usize,
             clients: dice.between(1, 4) as usize,
+            typed_clients: 0,
             // Many short runs find more than few long ones, but not all.
             requests: if dice.percent(95) { dice.between(10, 60) } else { 300 },
             thinking_ms_max: dice.between(1, thinking_ms_max),
@@ -342,6 +354,7 @@ impl Setup {
         in_range("victim", self.victim as u64, 0, self.nodes as u64 - 1)?;
         in_range("keys", self.keys as u64, 1, KEYS_MAX as u64)?;
         in_range("clients", self.clients as u64, 1, 100)?;
+        in_range("typed_clients", self.typed_clients as u64, 0, 100)?;
         in_range("w_min", self.w_min, 1, 3)?;
         in_range("w", self.w, 1, 3)?;
         in_range("r", self.r, 1, 3)?;
@@ -353,6 +366,11 @@ impl Setup {
     /// The keys that clients use.
     pub(crate) fn keys(&self) -> Vec<Key> {
         KEYS.get_or_init(some_keys).iter().take(self.keys).cloned().collect()
+    }
+
+    /// The keys of typed values that clients use.
+    pub(crate) fn typed_keys(&self) -> Vec<Key> {
+        if self.typed_clients > 0 { typed::all_keys() } else { Vec::new() }
     }
 
     /// Setups with a little less in them, those with much less first.
@@ -372,6 +390,7 @@ impl Setup {
         }
         add(&|setup| setup.spares = setup.spares.min(1));
         add(&|setup| setup.keys = 1);
+        add(&|setup| setup.typed_clients /= 2);
         add(&|setup| (setup.nodes, setup.victim) = (setup.nodes.min(3), setup.victim.min(2)));
         add(&|setup| setup.clients = (setup.clients - 1).max(1));
         add(&|setup| setup.requests = (setup.requests - 1).max(1));

@@ -90,6 +90,11 @@ mutations_are_found! {
     rarely {
         actor_survives_crash: ActorSurvivesCrash about None, from 1,
         reversal_forgotten: ReversalForgotten about Some(Focus::Counts), from 1,
+        increment_retried: IncrementRetried about Some(Focus::Types), from 1,
+        counter_entry_added: CounterEntryAdded about Some(Focus::Types), from 1,
+        new_actor_copies_total: NewActorCopiesTotal about Some(Focus::Types), from 1,
+        remove_drops_unseen: RemoveDropsUnseen about Some(Focus::Types), from 1,
+        context_joined: ContextJoined about Some(Focus::Types), from 1,
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links), from 1,
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links), from 1,
         reap_without_full_proof: ReapWithoutFullProof about Some(Focus::Links), from 1,

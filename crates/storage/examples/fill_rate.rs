@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::clock::{Actor, Dot};
+use quorate_protocol::data_type::Part;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
 use quorate_protocol::stamp::Stamp;
@@ -67,6 +68,7 @@ fn row(i: u64) -> Result<(Place, Key, Bytes), Box<dyn Error>> {
     object.clock.advance(dot);
     object.siblings.push(Sibling {
         dot,
+        part: Part::Value,
         value: Some(Bytes::from(vec![7; 1024])),
         metadata: Metadata::default(),
         stamp: Stamp::default(),

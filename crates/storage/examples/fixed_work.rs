@@ -49,6 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             write_id: WriteId(u128::from(i).to_le_bytes()),
             supersede_all: true,
             unless_overtaken: false,
+            operation: None,
+            is_remembered: false,
             value: Some(value.clone()),
         };
         store.mint(place(&key), &key, &draft, WallTime(1), &LIMITS, Blocking::Allowed)??;

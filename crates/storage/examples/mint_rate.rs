@@ -98,6 +98,8 @@ fn writer(
             write_id: WriteId(rand::random()),
             supersede_all: false,
             unless_overtaken: false,
+            operation: None,
+            is_remembered: false,
             value: Some(value.clone()),
         };
         let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });

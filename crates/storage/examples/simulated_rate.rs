@@ -88,6 +88,8 @@ fn mint(store: &Store, i: u64) -> Result<(), Box<dyn Error>> {
         write_id: WriteId(u128::from(i).to_le_bytes()),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: Some(Bytes::from_static(&[7; 100])),
     };
     let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });

@@ -141,6 +141,9 @@ impl Store {
         batch: &mut Batch<'_>,
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
+        if update.row.object.has_parts() {
+            self.raise_format()?;
+        }
         // Enough capacity that the row is not copied while it grows.
         let mut row = BytesMut::with_capacity(update.row_bytes_about());
         update.row.encode(&mut row);

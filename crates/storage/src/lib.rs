@@ -52,6 +52,7 @@ mod durations;
 mod engine;
 mod error;
 mod fault_hook;
+mod format;
 mod hints;
 mod host;
 mod in_flight;

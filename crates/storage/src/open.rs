@@ -6,6 +6,7 @@
 //! ended, the log is synced, and the marker is written and synced.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use crate::directory::{directory_error, make_room, prepare_directory};
 use crate::disk::DiskWatch;
 use crate::engine::Engine;
 use crate::error::{Error, OpenError};
+use crate::format::{FORMAT, FORMAT_TYPED};
 use crate::hints::HintAccounting;
 use crate::host::{Host, Simulation};
 use crate::options::{Blocking, Durability, Options, Recovery};
@@ -32,8 +34,6 @@ use crate::trees::Trees;
 
 /// Records of this crate in `meta` have the prefix `store:`; the node's have another.
 const INCARNATION: &[u8] = b"store:incarnation";
-/// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
-pub(crate) const FORMAT: &str = "2";
 
 impl Store {
     /// Opens the store in `dir`, which is created if its parent exists.
@@ -96,7 +96,7 @@ impl Store {
         let host = dir.host();
         let engine = Arc::new(Engine::new(backend, host.clone()));
         let unreadable = |error| not_opened(dir, error);
-        check_identity(dir, &engine, &options)?;
+        let is_raised = AtomicBool::new(check_identity(dir, &engine, &options)?);
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
         let incarnation = choose_incarnation(dir, &host, &engine, &recovery)?;
@@ -127,6 +127,7 @@ impl Store {
             host,
             options,
             call_counters: Default::default(),
+            is_raised,
             n_of: OnceLock::new(),
         })
     }
@@ -164,8 +165,9 @@ impl Store {
     }
 }
 
-/// Records the identity in a new directory; refuses a directory that belongs to another.
-fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<(), OpenError> {
+/// Records the identity in a new directory; refuses a directory that belongs to another. Returns whether it
+/// may have typed rows.
+fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<bool, OpenError> {
     let facts = [
         ("format", FORMAT.to_owned()),
         ("node", options.node.to_string()),
@@ -182,15 +184,18 @@ fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<(
             engine.write(batch, Blocking::Allowed)?;
             engine.sync()
         };
-        return write().map_err(|error| not_opened(dir, error));
+        return write().map(|()| false).map_err(|error| not_opened(dir, error));
     }
+    let mut is_raised = false;
     for (what, wanted) in facts {
         let recorded = engine.get(Column::Meta, &name(what), Blocking::Allowed);
         let Some(found) = recorded.map_err(|error| not_opened(dir, error))? else {
             let reason = format!("it does not say which {what} it belongs to");
             return Err(OpenError::Damaged { dir: dir.path(), reason });
         };
-        if found != wanted.as_bytes() {
+        if what == "format" && found == FORMAT_TYPED.as_bytes() {
+            is_raised = true;
+        } else if found != wanted.as_bytes() {
             let found = String::from_utf8_lossy(&found).into_owned();
             if what == "format" {
                 let dir = dir.path();
@@ -199,7 +204,7 @@ fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<(
             return Err(OpenError::OtherIdentity { dir: dir.path(), what, found, wanted });
         }
     }
-    Ok(())
+    Ok(is_raised)
 }
 
 /// The incarnation of the last run if it provably stopped cleanly, otherwise a new one, recorded
@@ -360,11 +365,11 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
-        store.tamper(|batch| batch.put(Column::Meta, b"store:format", b"3"));
+        store.tamper(|batch| batch.put(Column::Meta, b"store:format", b"4"));
         store.close().unwrap();
         drop(store);
         let error = refusal(dir.path());
-        assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "3"), "{error}");
+        assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "4"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Reads take no lock: a row is replaced whole.
 
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub struct Store {
     pub(crate) host: Host,
     pub(crate) options: Options,
     pub(crate) call_counters: CallCounters,
+    /// Whether the directory says that there may be typed rows ([`Store::raise_format`]).
+    pub(crate) is_raised: AtomicBool,
     /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
     pub(crate) n_of: OnceLock<ReplicaCountOf>,
 }

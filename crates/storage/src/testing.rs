@@ -117,6 +117,8 @@ pub(crate) fn draft(context: Clock, value: &[u8]) -> Draft {
         write_id: WriteId(rand::random()),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: Some(Bytes::copy_from_slice(value)),
     }
 }

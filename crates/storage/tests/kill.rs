@@ -191,6 +191,8 @@ fn mint(store: &Store, number: usize) -> Dot {
         write_id: WriteId(rand::random()),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: Some(Bytes::from(vec![number as u8; bytes])),
     };
     let (place, key) = name(number);

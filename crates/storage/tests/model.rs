@@ -136,6 +136,8 @@ impl History {
             write_id: WriteId([self.rng.random_range(0..200); 16]),
             supersede_all: self.rng.random_ratio(1, 10),
             unless_overtaken: false,
+            operation: None,
+            is_remembered: false,
             value,
         };
         let (now, mut expected) = (WallTime(self.rng.random_range(0..1_000)), known.clone());
@@ -373,6 +375,8 @@ fn incarnation_of(store: &Store) -> Incarnation {
         write_id: WriteId([0; 16]),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: None,
     };
     let minted = store.mint(place, &key, &draft, WallTime(0), &LIMITS, Blocking::Allowed);

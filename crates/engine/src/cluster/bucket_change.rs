@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::bucket::Settings;
+use quorate_protocol::bucket::{Conflicts, Settings};
 use quorate_protocol::bucket_table::Table;
+use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::Bucket;
 use quorate_protocol::reassign::ReplicaCounts;
@@ -13,7 +14,7 @@ use crate::cluster::buckets::BucketsError;
 use crate::cluster::view::ClusterView;
 use crate::host::Urgency;
 use crate::node::Node;
-use crate::ops::replica;
+use crate::ops::{keys, replica};
 
 /// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
 /// that is up before this returns, and to the others when they are back. If no node has a record of
@@ -23,6 +24,7 @@ use crate::ops::replica;
 /// [`BucketsError`]; nothing changed.
 pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), BucketsError> {
     settings.check(&node.buckets.defaults, node.buckets.nodes())?;
+    let settings = Settings { conflicts: conflicts(node, &bucket, settings).await?, ..settings };
     if settings == Settings::default() && is_unknown_everywhere(node, &bucket).await {
         return Ok(());
     }
@@ -42,6 +44,31 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     node.peers.ask_each(&message, timeout).await;
     Ok(())
+}
+
+/// What to set for conflicts: a type stays, and is set only while there are no keys.
+async fn conflicts(
+    node: &Arc<Node>,
+    bucket: &Bucket,
+    settings: Settings,
+) -> Result<Option<Conflicts>, BucketsError> {
+    let has = node.view().properties(bucket.as_str()).conflicts.data_type();
+    match (has, settings.conflicts) {
+        (Some(has), None) => Ok(Some(has.into())),
+        (Some(has), Some(wanted)) if wanted.data_type() != Some(has) => {
+            Err(BucketsError::Typed { has })
+        }
+        (None, Some(wanted)) if wanted.data_type().is_some() => {
+            let (bucket, prefix, after, limit) = (bucket.clone(), String::new(), None, 1);
+            let page = keys::list(node, &ListRequest { bucket, prefix, after, limit }).await;
+            match (page.keys.is_empty() && page.next.is_none(), page.is_complete) {
+                (true, true) => Ok(Some(wanted)),
+                (true, false) => Err(BucketsError::Unlisted),
+                (false, _) => Err(BucketsError::NotEmpty),
+            }
+        }
+        (_, wanted) => Ok(wanted),
+    }
 }
 
 /// Whether every node has just confirmed that it has no record of a bucket.

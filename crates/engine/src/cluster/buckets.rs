@@ -7,6 +7,7 @@ use std::sync::{
 
 use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
 use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
+use quorate_protocol::data_type::DataType;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::placement::{Epoch, Placement};
@@ -54,6 +55,18 @@ pub enum BucketsError {
     /// The layout is changing.
     #[error("n cannot change while the cluster's layout does; wait for that to end, or abort it")]
     Moving,
+    /// The bucket has another type.
+    #[error("the bucket's type is {has}, and stays that")]
+    Typed {
+        /// Its type.
+        has: DataType,
+    },
+    /// A type was to be set on a bucket with keys.
+    #[error("the bucket has keys, and a type is set before there are any: take another bucket")]
+    NotEmpty,
+    /// Whether it has keys is not known.
+    #[error("whether the bucket has keys is not known, as too few nodes answer; try again")]
+    Unlisted,
     /// The store did not take them.
     #[error("could not store them: {0}")]
     Store(#[from] quorate_storage::Error),

@@ -16,9 +16,9 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{Acks, Role, role_of};
-use quorate_protocol::row::{Limits, MintError, Minted};
+use quorate_protocol::row::{Limits, MintError, Minted, TypeName};
 use quorate_protocol::terms::Terms;
-use quorate_protocol::time::Uptime;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::trace_context::TraceContext;
 use quorate_storage::{Blocking, Error, MintedRow, Place};
 use tokio::time::Instant;
@@ -163,7 +163,14 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     let (role, needed) = (role_of(node.me, sets.homes()), terms.needed());
     let place = replica::place_of(node, &view, role, &write.key);
     let (minted_at, began) = (node.now(), Instant::now());
-    let mut row = store_in_time(node, &write, (place, needed), deadline, teller).await?;
+    let stored = store_in_time(node, &write, (place, needed), deadline, teller).await;
+    let mut row = match stored {
+        Err(WriteAnswer::Refused(MintError::ContextAhead)) => {
+            Box::pin(catch_up(node, &write, (&view, &terms), teller.recorder.of_part())).await?;
+            store_in_time(node, &write, (place, needed), deadline, teller).await?
+        }
+        stored => stored?,
+    };
     if mutated(Mutation::BareSibling)
         && let Minted::New(dot) = row.minted
     {
@@ -207,12 +214,25 @@ async fn prepare(
     {
         return Err(WriteAnswer::IdempotencyKeyReused);
     }
+    check_type(write, terms.conflicts)?;
     write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
+    write.draft.is_remembered = write.idempotency.is_some();
     if write.condition.is_none() && !write.delete_seen {
         return Ok(());
     }
     // Boxed: it is rare, and otherwise every write's future would reserve space for it.
     Box::pin(read_before(node, write, (view, terms), recorder.of_part())).await
+}
+
+/// Checks that the write is of its bucket's type, as this node knows it. Deletes are of any.
+fn check_type(write: &Write, conflicts: Conflicts) -> Result<(), WriteAnswer> {
+    let has = TypeName(conflicts.data_type());
+    match write.draft.writes() {
+        Some(asked) if asked != has => {
+            Err(WriteAnswer::Refused(MintError::WrongType { has, asked }))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Reads R and evaluates the write's conditions against the result.
@@ -222,31 +242,58 @@ async fn read_before(
     (view, terms): (&ClusterView, &Terms),
     recorder: Recorder,
 ) -> Result<(), WriteAnswer> {
+    let read_at = node.now();
+    let seen = read_first(node, write, (view, terms), recorder).await?;
+    match precondition::check(write, &seen, terms.conflicts) {
+        Checked::Mint => Ok(()),
+        Checked::Answer(answer) => Err(answer),
+        Checked::Known => merge_here(node, write, (view, terms), (seen, read_at)).await,
+    }
+}
+
+/// Fetches what the client has seen and this node has not: a remove can take away only what is here.
+async fn catch_up(
+    node: &Arc<Node>,
+    write: &Write,
+    (view, terms): (&ClusterView, &Terms),
+    recorder: Recorder,
+) -> Result<(), WriteAnswer> {
+    let read_at = node.now();
+    let seen = read_first(node, write, (view, terms), recorder).await?;
+    merge_here(node, write, (view, terms), (seen, read_at)).await
+}
+
+async fn read_first(
+    node: &Arc<Node>,
+    write: &Write,
+    (view, terms): (&ClusterView, &Terms),
+    recorder: Recorder,
+) -> Result<Arc<Object>, WriteAnswer> {
     let options = ReadOptions {
         view: view.clone(),
         terms: terms.to_read_first(),
         timeout_ms: u64::from(write.timeout_ms),
     };
-    let read_at = node.now();
-    let seen = match reader::read(node, &write.key, options, recorder).await.0 {
-        Ok(seen) => seen,
-        Err(failure) => {
-            let (required, counted) = (failure.required, failure.counted);
-            return Err(WriteAnswer::NoReadQuorum { required, counted });
-        }
-    };
-    match precondition::check(write, &seen, terms.conflicts) {
-        Checked::Mint => Ok(()),
-        Checked::Answer(answer) => Err(answer),
-        Checked::Known => {
-            let role = role_of(node.me, terms.asked_sets(write.preferred_home(node.me)).homes());
-            let seen = Arc::unwrap_or_clone(seen);
-            let merged = replica::merge(node, view, role, &write.key, seen, read_at).await;
-            if let Reply::Refused(refusal) = merged {
-                return Err(WriteAnswer::Unavailable(refusal));
-            }
-            Ok(())
-        }
+    let read = reader::read(node, &write.key, options, recorder).await.0;
+    read.map_err(|failure| WriteAnswer::NoReadQuorum {
+        required: failure.required,
+        counted: failure.counted,
+    })
+}
+
+async fn merge_here(
+    node: &Arc<Node>,
+    write: &Write,
+    (view, terms): (&ClusterView, &Terms),
+    (seen, read_at): (Arc<Object>, WallTime),
+) -> Result<(), WriteAnswer> {
+    let role = role_of(node.me, terms.asked_sets(write.preferred_home(node.me)).homes());
+    let seen = Arc::unwrap_or_clone(seen);
+    let merged = replica::merge(node, view, role, &write.key, seen, read_at).await;
+    if let Reply::Refused(refusal) = merged {
+        Err(WriteAnswer::Unavailable(refusal))
+    } else {
+        Ok(())
     }
 }
 

@@ -172,6 +172,7 @@ fn start(
         homes,
         sloppy: terms.sloppy,
         at_first_home: is_slow || write.needs_first_home(),
+        mints_once: write.draft.counts() && !mutated(Mutation::IncrementRetried),
         accept_timeout_ms: timeouts.replica_ms,
         // The coordinator replaces silent replicas after one timeout; two more leave time for the
         // replacements to answer. Large values get extra transfer time.
@@ -273,7 +274,10 @@ impl<'a> Routing<'a> {
         self.recorder.saw(Kind::Routed, to, Note::Why(why));
         self.recorder.saw(Kind::Forwarded, to, Note::Nothing);
         self.trying = Some(to);
-        let payload = write.draft.value.clone().unwrap_or_default();
+        let (value, change) = (&write.draft.value, &write.draft.operation);
+        let payload = change.as_ref().map(|change| change.encode()).or_else(|| value.clone());
+        let payload = payload.unwrap_or_default();
+        let (operation, is_change) = (self.operation, change.is_some());
         // A little less than the time left, so that the coordinator's own "no quorum" arrives in
         // time: it knows what was stored, whereas this node would know only that no answer came.
         let left_ms = self.route.deadline().since(self.node.uptime());
@@ -283,7 +287,10 @@ impl<'a> Routing<'a> {
             write.draft.write_id.0[8..]
                 .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
         }
-        let message = Message::Data(Data::Forward { operation: self.operation, write });
+        let message = Message::Data(match is_change {
+            true => Data::Change { operation, write },
+            false => Data::Forward { operation, write },
+        });
         self.node.metrics.operations.forwarded.add(1);
         let by = self.recorder.context_for(to);
         self.node.peers.send_traced(to, by, message, payload, self.reply_to.clone());

@@ -123,7 +123,7 @@ async fn settle(node: &Arc<Node>, view: &ClusterView, candidate: Candidate) -> (
     let options = ReadOptions { view, terms, timeout_ms };
     let is_live = match reader::read(node, &key, options, Recorder::off()).await.0 {
         Ok(object) => match View::of(&object, conflicts) {
-            View::One(_) | View::Many(_) => Some(true),
+            View::One(_) | View::Many(_) | View::Typed => Some(true),
             View::Absent | View::Deleted => Some(false),
         },
         Err(_) => None,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_protocol::data_type::Operation;
 use quorate_protocol::message::{Data, DataReply, Refusal, Reply, WithPayload, Write, WriteAnswer};
 use quorate_protocol::name::NodeId;
 use quorate_storage::Error;
@@ -27,7 +28,16 @@ pub(super) fn carry_out(
         // The batch has already answered these.
         Data::Store { .. } | Data::Read { .. } => refused(Error::WouldBlock),
         Data::Forward { operation, write } => {
-            WithPayload::bare(forwarded(node, view, asker, operation, *write, payload))
+            let take =
+                |write: &mut Write, value| write.draft.value = write.has_value.then_some(value);
+            WithPayload::bare(forwarded(node, view, asker, (operation, *write), payload, take))
+        }
+        Data::Change { operation, write } => {
+            let Some(change) = Operation::decode(&payload) else {
+                return WithPayload::bare(Reply::Refused(Refusal::Malformed));
+            };
+            let take = |write: &mut Write, _| write.draft.operation = Some(change);
+            WithPayload::bare(forwarded(node, view, asker, (operation, *write), payload, take))
         }
         Data::Written { operation, answer } => written(node, from, operation, answer, payload),
         Data::Explained { operation, trace, answer, events } => {
@@ -46,15 +56,15 @@ fn forwarded(
     node: &Arc<Node>,
     view: &ClusterView,
     asker: Asker,
-    operation: u64,
-    mut write: Write,
-    value: Bytes,
+    (operation, mut write): (u64, Write),
+    payload: Bytes,
+    take: impl FnOnce(&mut Write, Bytes),
 ) -> Reply {
     if node.is_draining() {
         return Reply::Refused(Refusal::Stopping);
     }
-    let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
-    write.draft.value = write.has_value.then_some(value);
+    let Ok(payload) = node.admission.charged(payload) else { return Reply::Refused(Refusal::Busy) };
+    take(&mut write, payload);
     coordinator::accept(node, view, asker, operation, write)
 }
 

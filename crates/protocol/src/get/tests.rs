@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Actor, Dot};
+use crate::data_type::Part;
 use crate::object::{Metadata, Sibling, WriteId};
 use crate::quorum_sets::QuorumSet;
 use crate::quorum_sets::tests::one_or_several;
@@ -38,6 +39,7 @@ fn object(writes: u8) -> Object {
         }
         object.siblings.push(Sibling {
             dot,
+            part: Part::Value,
             value: None,
             metadata: Metadata::default(),
             stamp: Stamp::default(),

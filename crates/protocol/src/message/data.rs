@@ -66,6 +66,14 @@ family! {
             /// All events so far. Their times count from when the write was accepted.
             events: Events,
         },
+        /// Mint this operation on a typed value (it is the payload, [`crate::data_type::Operation`]);
+        /// answered as [`Data::Forward`] is.
+        0x05 Change {
+            /// The entry node's number for the operation.
+            operation: u64,
+            /// The write.
+            write: Box<Write>,
+        },
     }
 }
 

@@ -112,6 +112,8 @@ fn write() -> Box<Write> {
         write_id: WriteId([1; 16]),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: None,
     };
     Box::new(Write {
@@ -144,6 +146,7 @@ fn messages() -> Vec<Message> {
         Data::Forward { operation: 300, write: write() }.into(),
         Data::Written { operation: 300, answer }.into(),
         Data::Explained { operation: 300, trace: 7, answer: explained, events }.into(),
+        Data::Change { operation: 300, write: write() }.into(),
         Repair::Roots { roots: vec![(tree, Root(5))] }.into(),
         Repair::Leaves { tree, to_fill: Some(1) }.into(),
         Repair::List { tree, leaves, after: Some(key()), to_fill: None }.into(),

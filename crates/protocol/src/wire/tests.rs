@@ -52,6 +52,8 @@ fn write(context: Clock) -> Message {
         write_id: WriteId([1; 16]),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: None,
     };
     let write = Write {

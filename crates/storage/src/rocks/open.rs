@@ -19,7 +19,7 @@ use super::{Rocks, SyncLog};
 use crate::columns::Column;
 use crate::directory::directory_error;
 use crate::error::OpenError;
-use crate::open::FORMAT;
+use crate::format::FORMAT;
 use crate::options::{Options, Recovery};
 
 /// RocksDB's own directory within the data directory.

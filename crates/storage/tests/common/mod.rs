@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_protocol::clock::{Actor, Dot};
+use quorate_protocol::data_type::Part;
 use quorate_protocol::exchange::row_order;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
@@ -119,6 +120,7 @@ pub(crate) fn foreign_write(actor: u64, counter: u64) -> Object {
     object.clock.advance(dot);
     object.siblings.push(Sibling {
         dot,
+        part: Part::Value,
         value: (!counter.is_multiple_of(3)).then(|| Bytes::from(vec![byte; 100])),
         metadata: Metadata::default(),
         stamp: Stamp::at(WallTime(counter)),

@@ -90,6 +90,8 @@ pub(crate) fn draft(value: Option<&'static [u8]>) -> Draft {
         write_id: WriteId([1; 16]),
         supersede_all: false,
         unless_overtaken: false,
+        operation: None,
+        is_remembered: false,
         value: value.map(Bytes::from_static),
     }
 }
