@@ -12,6 +12,8 @@ mod auth;
 mod backup_buckets;
 #[path = "contract/backups.rs"]
 mod backups;
+#[path = "contract/batches.rs"]
+mod batches;
 #[path = "contract/bodies.rs"]
 mod bodies;
 #[path = "contract/buckets.rs"]
@@ -66,5 +68,7 @@ mod snapshots;
 mod starts;
 #[path = "contract/status.rs"]
 mod status;
+#[path = "contract/types.rs"]
+mod types;
 #[path = "contract/values.rs"]
 mod values;

@@ -8,7 +8,8 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use quorate_protocol::bucket::Settings;
+use quorate_protocol::bucket::{Conflicts, Properties, Settings};
+use quorate_protocol::data_type::DataType;
 use quorate_protocol::name::Bucket;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Value, json};
@@ -35,16 +36,40 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
         .into_iter()
         .map(|(bucket, settings)| {
             let properties = node.buckets.properties(bucket.as_str());
-            json!({"bucket": bucket, "properties": properties, "set": set_only(&settings)})
+            json!({"bucket": bucket, "properties": shown(&properties), "set": set_only(&settings)})
         })
         .collect();
     let defaults = Settings::default().over(&node.config.defaults.properties());
-    Ok(represent::json(&json!({"buckets": buckets, "defaults": defaults})))
+    Ok(represent::json(&json!({"buckets": buckets, "defaults": shown(&defaults)})))
+}
+
+/// Properties, complete. The type is a property of its own here; inside, it is how conflicts are merged.
+fn shown(properties: &Properties) -> Value {
+    let mut value = json!(properties);
+    value["conflicts"] = conflicts(properties.conflicts);
+    value["type"] = json!(type_name(properties.conflicts));
+    value
+}
+
+/// What happens to conflicts, as clients are told.
+pub(super) fn conflicts(conflicts: Conflicts) -> Value {
+    match conflicts.data_type() {
+        Some(_) => json!("merged"),
+        None => json!(conflicts),
+    }
+}
+
+/// The type of a bucket, as clients are told.
+pub(super) fn type_name(conflicts: Conflicts) -> &'static str {
+    conflicts.data_type().map_or("value", DataType::name)
 }
 
 /// Only what was set explicitly, without values from the defaults.
 fn set_only(settings: &Settings) -> Value {
-    let mut value = json!(settings);
+    let data_type = settings.conflicts.and_then(Conflicts::data_type);
+    let conflicts = settings.conflicts.filter(|_| data_type.is_none());
+    let mut value = json!(Settings { conflicts, ..*settings });
+    value["type"] = json!(data_type.map(DataType::name));
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, value| !value.is_null());
     }
@@ -60,10 +85,10 @@ pub(super) async fn get(gate: Gate, request: Request) -> Answer {
 }
 
 fn properties(node: &Node, bucket: &Bucket) -> Response {
-    represent::json(&json!(node.buckets.properties(bucket.as_str())))
+    represent::json(&shown(&node.buckets.properties(bucket.as_str())))
 }
 
-/// `PUT /buckets/{bucket}`: replaces its properties; those not given follow the defaults.
+/// `PUT /buckets/{bucket}`: replaces its properties; those not given follow the defaults, but for a type.
 pub(super) async fn put(gate: Gate, request: Request) -> Answer {
     let (parts, mut body) = request.into_parts();
     let answer = set(&gate, &parts, &mut body).await;
@@ -74,12 +99,17 @@ async fn set(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let bucket = gate.bucket(&parts.uri)?;
     let (text, _pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let node = &gate.node;
-    let Wanted(settings) = body::parse_json(&text)?;
+    let Wanted { settings, is_untyped } = body::parse_json(&text)?;
+    if let Some(has) = node.buckets.properties(bucket.as_str()).conflicts.data_type()
+        && is_untyped
+    {
+        return Err(BucketsError::Typed { has }.into());
+    }
     change(node, bucket.clone(), settings).await?;
     Ok(properties(node, &bucket))
 }
 
-/// `DELETE /buckets/{bucket}`: resets it to the defaults. Keys are not touched.
+/// `DELETE /buckets/{bucket}`: resets it to the defaults, but for a type. Keys are not touched.
 pub(super) async fn delete(gate: Gate, request: Request) -> Answer {
     let bucket = gate.bucket(request.uri())?;
     let params = gate.params(request.uri())?;
@@ -109,7 +139,9 @@ impl From<BucketsError> for Problem {
         match error {
             BucketsError::Properties(_) => Self::new(Kind::BadBody, detail),
             BucketsError::Full => Self::new(Kind::BucketsFull, detail),
-            BucketsError::Moving => Self::new(Kind::NotReady, detail),
+            BucketsError::Moving | BucketsError::Unlisted => Self::new(Kind::NotReady, detail),
+            BucketsError::Typed { .. } => Self::new(Kind::WrongType, detail),
+            BucketsError::NotEmpty => Self::new(Kind::BucketNotEmpty, detail),
             BucketsError::Store(quorate_storage::Error::DiskLow { .. }) => {
                 Self::new(Kind::DiskFull, detail)
             }
@@ -119,7 +151,11 @@ impl From<BucketsError> for Problem {
 }
 
 /// Properties as a client sends them. Deserialized by hand, so that every error names its property.
-struct Wanted(Settings);
+struct Wanted {
+    settings: Settings,
+    /// Whether the type is said to be none.
+    is_untyped: bool,
+}
 
 impl<'de> Deserialize<'de> for Wanted {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -133,29 +169,48 @@ impl<'de> Visitor<'de> for WantedVisitor {
     type Value = Wanted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with some of n, r, w, conflicts, sloppy")
+        f.write_str("an object with some of n, r, w, conflicts, type, sloppy")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wanted, A::Error> {
         let mut settings = Settings::default();
+        let mut data_type: Option<String> = None;
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "n" => take(&mut map, "n", &mut settings.n)?,
                 "r" => take(&mut map, "r", &mut settings.r)?,
                 "w" => take(&mut map, "w", &mut settings.w)?,
                 "conflicts" => take(&mut map, "conflicts", &mut settings.conflicts)?,
+                "type" => take(&mut map, "type", &mut data_type)?,
                 "sloppy" => take(&mut map, "sloppy", &mut settings.sloppy)?,
                 _ => {
                     let name = super::problem::echo(&name);
                     let detail = format!(
                         "{name}: is no property; the properties are \
-                                          n, r, w, conflicts, sloppy"
+                                          n, r, w, conflicts, type, sloppy"
                     );
                     return Err(A::Error::custom(detail));
                 }
             }
         }
-        Ok(Wanted(settings))
+        if settings.conflicts.is_some_and(|conflicts| conflicts.data_type().is_some()) {
+            return Err(A::Error::custom(
+                "conflicts: is siblings or lww; a type is set by \"type\"",
+            ));
+        }
+        let Some(name) = data_type else { return Ok(Wanted { settings, is_untyped: false }) };
+        if name == "value" {
+            return Ok(Wanted { settings, is_untyped: true });
+        }
+        let Some(data_type) = DataType::named(&name) else {
+            let known: Vec<&str> = DataType::ALL.iter().map(|known| known.name()).collect();
+            return Err(A::Error::custom(format!("type: is one of value, {}", known.join(", "))));
+        };
+        if settings.conflicts.is_some() {
+            return Err(A::Error::custom("conflicts: a bucket with a type has none"));
+        }
+        settings.conflicts = Some(data_type.into());
+        Ok(Wanted { settings, is_untyped: false })
     }
 }
 
@@ -175,7 +230,6 @@ fn take<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use quorate_protocol::bucket::Conflicts;
     use quorate_protocol::quorum::Count;
 
     use super::*;
@@ -183,11 +237,14 @@ mod tests {
     #[test]
     fn properties_are_read_and_each_error_names_its_property() {
         let all = r#"{"n": 5, "r": "one", "w": 3, "conflicts": "lww", "sloppy": false}"#;
-        let Wanted(settings) = body::parse_json(all.as_bytes()).unwrap();
+        let read = |text: &str| body::parse_json::<Wanted>(text.as_bytes());
+        let settings = read(all).unwrap().settings;
         assert_eq!((settings.n, settings.r), (Some(5), Some(Count::One)));
         assert_eq!((settings.conflicts, settings.sloppy), (Some(Conflicts::Lww), Some(false)));
-        let Wanted(nothing) = body::parse_json(b"{}").unwrap();
-        assert_eq!(nothing, Settings::default());
+        assert_eq!(read("{}").unwrap().settings, Settings::default());
+        let typed = read(r#"{"type": "register_lww"}"#).unwrap().settings;
+        assert_eq!(typed.conflicts, Some(Conflicts::RegisterLww));
+        assert!(read(r#"{"type": "value", "conflicts": "lww"}"#).unwrap().is_untyped);
         for (bad, name) in [
             (r#"{"n": "3"}"#, "n"),
             (r#"{"n": -1}"#, "n"),
@@ -198,6 +255,9 @@ mod tests {
             (r#"{"r": 0}"#, "r"),
             (r#"{"w": "most"}"#, "w"),
             (r#"{"conflicts": "LWW"}"#, "conflicts"),
+            (r#"{"conflicts": "counter"}"#, "conflicts: is siblings or lww"),
+            (r#"{"type": "list"}"#, "type: is one of value, counter"),
+            (r#"{"type": "set", "conflicts": "lww"}"#, "conflicts: a bucket with a type"),
             (r#"{"sloppy": 1}"#, "sloppy"),
             (r#"{"N": 3}"#, "N: is no property"),
         ] {
@@ -213,5 +273,10 @@ mod tests {
     fn only_what_was_set_is_listed() {
         let settings = Settings { n: Some(2), ..Settings::default() };
         assert_eq!(set_only(&settings), json!({"n": 2}));
+        let typed = Settings { conflicts: Some(Conflicts::Set), ..settings };
+        assert_eq!(set_only(&typed), json!({"n": 2, "type": "set"}));
+        assert_eq!(shown(&Properties::default())["type"], "value");
+        let complete = shown(&typed.over(&Properties::default()));
+        assert_eq!((&complete["type"], &complete["conflicts"]), (&json!("set"), &json!("merged")));
     }
 }

@@ -50,8 +50,14 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::LayoutNotMoving
         | Kind::NameTaken
         | Kind::BackupRefused
+        | Kind::WrongType
+        | Kind::BucketNotEmpty
+        | Kind::ContextNeeded
+        | Kind::ContextAhead
         | Kind::LayoutUnsafe => Outcome::PreconditionFailed,
-        Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
+        Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull | Kind::CounterFull => {
+            Outcome::KeyFull
+        }
         Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum | Kind::NoTokenQuorum => {
             Outcome::NoQuorum
         }

@@ -20,7 +20,7 @@ pub(super) const EPOCH: HeaderName = HeaderName::from_static("quorate-epoch");
 /// The request ID, in the response and on every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Makes a write safe to retry.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The prefix of client metadata.
 pub(super) const META_PREFIX: &str = "quorate-meta-";
 

@@ -12,7 +12,7 @@ use super::headers::CONTEXT;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::route::Answer;
-use super::{permit_body, represent};
+use super::{buckets, permit_body, represent};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReplicaView};
 
@@ -57,7 +57,8 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
         "key": key.key(),
         "partition": node.partition(key).0,
         "n": n,
-        "conflicts": properties.conflicts,
+        "conflicts": buckets::conflicts(properties.conflicts),
+        "type": buckets::type_name(properties.conflicts),
         "conflict": merged.is_conflict(),
         "version": merged.version().to_hex(),
         "clock": clock(&merged),
@@ -148,6 +149,7 @@ fn dots(object: &Object) -> Vec<String> {
 mod tests {
     use bytes::Bytes;
     use quorate_protocol::clock::{Actor, Dot};
+    use quorate_protocol::data_type::Part;
     use quorate_protocol::object::{Metadata, WriteId};
     use quorate_protocol::stamp::Stamp;
 
@@ -160,6 +162,7 @@ mod tests {
             object.clock.advance(dot);
             object.siblings.push(Sibling {
                 dot,
+                part: Part::Value,
                 value: Some(Bytes::from_static(b"v")),
                 metadata: Metadata::default(),
                 stamp: Stamp(1),

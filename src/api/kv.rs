@@ -21,8 +21,8 @@ use super::problem::Problem;
 use super::query::{Params, unfit};
 use super::represent::Representation;
 use super::route::Answer;
-use super::write::WriteRequest;
-use super::{body, headers, permit_body, write};
+use super::write::{Change, WriteRequest};
+use super::{body, headers, permit_body, represent, write};
 use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::limits::sizes::LARGE_BYTES;
 use quorate_engine::node::Node;
@@ -51,7 +51,10 @@ impl ReadRequest {
         let params = gate.params(&parts.uri)?;
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
         let ((view, terms), pass) =
-            gate.enter_if(&params, |node| read_terms(node, &key, &params))?;
+            gate.enter_if(&params, |node| match read_terms(node, &key, &params)? {
+                (_, terms) if terms.conflicts.data_type().is_some() => Err(represent::typed(&key)),
+                read => Ok(read),
+            })?;
         let wish = Wish::of(&gate.node, gate.arrived, params.explain, &parts.headers);
         let question = Self {
             conflicts: terms.conflicts,
@@ -181,7 +184,7 @@ async fn put_value(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
         node.bounds.sizes.saw(&ask.key, value.len() + AROUND_A_VALUE_BYTES);
     }
     let id = ask.write_id(&metadata, &value);
-    ask.carry_out(node, id, metadata, Some(value), pass).await
+    ask.carry_out(node, id, Change::Value(metadata, Some(value)), pass).await
 }
 
 /// `DELETE`: a tombstone. Without a context it deletes what a read of R returns.
@@ -197,5 +200,6 @@ async fn put_tombstone(gate: &Gate, parts: &Parts) -> Answer {
     let ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (_, pass) = gate.enter_if(&params, |node| ask.check(node))?;
     let id = ask.write_id(&Metadata::default(), &[]);
-    ask.carry_out(&gate.node, id, Metadata::default(), None, pass).await
+    let tombstone = Change::Value(Metadata::default(), None);
+    ask.carry_out(&gate.node, id, tombstone, pass).await
 }

@@ -45,6 +45,11 @@ pub(crate) enum Kind {
     TooManySiblings,
     ObjectTooLarge,
     ClockFull,
+    CounterFull,
+    ContextNeeded,
+    ContextAhead,
+    WrongType,
+    BucketNotEmpty,
     IdempotencyKeyReused,
     Internal,
     Overloaded,
@@ -106,6 +111,9 @@ impl Kind {
             | Self::LayoutMoving
             | Self::LayoutNotMoving
             | Self::NameTaken
+            | Self::WrongType
+            | Self::BucketNotEmpty
+            | Self::ContextAhead
             | Self::BackupRefused => StatusCode::CONFLICT,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -115,6 +123,8 @@ impl Kind {
             Self::TooManySiblings
             | Self::ObjectTooLarge
             | Self::ClockFull
+            | Self::CounterFull
+            | Self::ContextNeeded
             | Self::LayoutUnsafe
             | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -165,6 +175,11 @@ impl Kind {
             Self::TooManySiblings => ("too_many_siblings", "The key has too many siblings"),
             Self::ObjectTooLarge => ("object_too_large", "The key's siblings are too large"),
             Self::ClockFull => ("clock_full", "The key's clock is full"),
+            Self::CounterFull => ("counter_full", "The counter has counted too far"),
+            Self::ContextNeeded => ("context_needed", "A remove needs a context"),
+            Self::ContextAhead => ("context_ahead", "What the context covers was not found"),
+            Self::WrongType => ("wrong_type", "The bucket has another type"),
+            Self::BucketNotEmpty => ("bucket_not_empty", "The bucket has keys"),
             Self::IdempotencyKeyReused => {
                 ("idempotency_key_reused", "The Idempotency-Key was used for another request")
             }
@@ -281,7 +296,7 @@ impl Problem {
     }
 
     /// The body, with a trailing newline for terminals.
-    fn body(self) -> String {
+    pub(super) fn body(self) -> String {
         let (name, title) = self.kind.name_and_title();
         let mut body = json!({
             "type": format!("urn:quorate:problem:{name}"),
@@ -349,7 +364,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 55] = [
+    pub(super) const ALL: [Self; 60] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -376,6 +391,11 @@ impl Kind {
         Self::TooManySiblings,
         Self::ObjectTooLarge,
         Self::ClockFull,
+        Self::CounterFull,
+        Self::ContextNeeded,
+        Self::ContextAhead,
+        Self::WrongType,
+        Self::BucketNotEmpty,
         Self::IdempotencyKeyReused,
         Self::Internal,
         Self::Overloaded,

@@ -86,6 +86,15 @@ impl From<MintError> for Problem {
             }
             MintError::ClockFull { max } => Self::new(Kind::ClockFull, detail).fact("max", max),
             MintError::Overtaken => Self::new(Kind::ConditionFailed, detail),
+            MintError::WrongType { .. } => Self::new(Kind::WrongType, detail),
+            MintError::ContextAhead => Self::new(Kind::ContextAhead, detail),
+            MintError::TooManyParts { parts, max } => {
+                Self::new(Kind::ObjectTooLarge, detail).fact("parts", parts).fact("max", max)
+            }
+            MintError::PartsTooLarge { bytes, max } => {
+                Self::new(Kind::ObjectTooLarge, detail).fact("bytes", bytes).fact("max", max)
+            }
+            MintError::CounterFull => Self::new(Kind::CounterFull, detail),
         }
     }
 }

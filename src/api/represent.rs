@@ -18,9 +18,9 @@ use serde_json::{Map, Value, json};
 
 use super::conditions::ReadConditions;
 use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, SIBLINGS, kept_name};
-use super::multipart;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
+use super::{multipart, types};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_DEFAULT);
@@ -64,6 +64,7 @@ impl Representation<'_> {
             }
             View::One(sibling) => vec![sibling],
             View::Many(siblings) => siblings,
+            View::Typed => return Err(typed(self.key)),
         };
         if let Some(dot) = self.sibling {
             return self.one_of(object, &siblings, dot);
@@ -186,10 +187,7 @@ impl Tag {
     }
 
     fn not_modified(&self) -> Response {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response.headers_mut().insert(ETAG, header_of(self.0.clone()));
-        response
+        not_modified(header_of(self.0.clone()))
     }
 }
 
@@ -212,7 +210,21 @@ fn header_of(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-fn condition_failed() -> Problem {
+/// 304, with the tag that the client has.
+pub(super) fn not_modified(tag: HeaderValue) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert(ETAG, tag);
+    response
+}
+
+/// 409: the key has a typed value.
+pub(super) fn typed(key: &Key) -> Problem {
+    let detail = format!("bucket {0} has typed values: use /types/{0}", key.bucket());
+    Problem::new(Kind::WrongType, detail)
+}
+
+pub(super) fn condition_failed() -> Problem {
     Problem::new(Kind::ConditionFailed, "what is stored does not match If-Match")
 }
 
@@ -265,6 +277,11 @@ pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     set("dot", json!(sibling.dot.to_string()));
     set("writer", json!(sibling.writer));
     set("written_at", json!(rfc3339(sibling.stamp)));
+    if sibling.is_part() {
+        set("part", json!(sibling.part.name()));
+        set("content", types::part_json(sibling));
+        return Value::Object(fields);
+    }
     let Some(value) = &sibling.value else {
         set("deleted", json!(true));
         return Value::Object(fields);

@@ -14,13 +14,14 @@ use quorate_engine::node::{Node, Unavailable};
 use quorate_protocol::access::Action::{self, *};
 
 use super::access::Arrival;
+use super::batch::Within;
 use super::gate::{Ready, Time};
 use super::problem::{self, Kind, Problem};
 use super::route::Needs::{self, Nothing, Right, Token};
 use super::route::{Of, Route, Shared, fixed_part};
 use super::{
-    anti_entropy, auth, backups, buckets, console, description, distrusted, events, explain,
-    health, hints, inspect, jobs, keys, kv, layout, ring, siblings,
+    anti_entropy, auth, backups, batch, buckets, console, description, distrusted, events, explain,
+    health, hints, inspect, jobs, keys, kv, layout, ring, siblings, types,
 };
 
 macro_rules! routes {
@@ -74,6 +75,18 @@ routes! {
     DELETE_KEY: DELETE "/kv/{bucket}/{key}" => kv::delete,
         of_key(Delete), Requests, OfRequest, Delete,
         ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
+    /// Read a typed value
+    GET_TYPED: GET "/types/{bucket}/{key}" => types::get,
+        of_key(Read), Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy"];
+    /// Change a typed value
+    CHANGE_TYPED: POST "/types/{bucket}/{key}" => types::change,
+        of_key(Write), Requests, OfRequest, Put, ["w", "n", "timeout_ms", "sloppy", "return_body"];
+    /// Delete a typed value
+    DELETE_TYPED: DELETE "/types/{bucket}/{key}" => kv::delete,
+        of_key(Delete), Requests, OfRequest, Delete, ["w", "n", "timeout_ms", "sloppy"];
+    /// Carry out many operations
+    BATCH: POST "/batch" => batch::run,
+        Token, Requests, Longest, Other, ["r", "w", "n", "timeout_ms", "sloppy"];
     /// List keys in conflict
     CONFLICTS: GET "/siblings" => siblings::list,
         Right(List, Of::BucketAsked), Requests, OfRequest, Siblings, ["bucket", "limit", "cursor"];
@@ -226,6 +239,10 @@ pub(super) fn router(shared: Shared) -> Router {
             let Some(arrival) = request.extensions_mut().remove::<Arrival>() else {
                 return Problem::new(Kind::Internal, "the request has no arrival").into_response();
             };
+            if std::ptr::eq(route, &BATCH) {
+                let (shared, arrival) = (shared.clone(), arrival.clone());
+                request.extensions_mut().insert(Within { shared, arrival });
+            }
             let mut response = route.answer(&shared, &arrival, request, route.handler).await;
             response.extensions_mut().insert(route);
             response

@@ -18,7 +18,7 @@ use super::gate::{Gate, Pass};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::route::Answer;
-use super::write::WriteRequest;
+use super::write::{Change, WriteRequest};
 use super::{body, headers, kv, represent, write};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ConflictPage};
@@ -112,7 +112,7 @@ async fn resolve_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
         return Err(Problem::new(Kind::TooLarge, detail).fact("max", value_bytes_max));
     }
     let id = ask.write_id(&metadata, &text);
-    ask.carry_out(node, id, metadata, value, pass).await
+    ask.carry_out(node, id, Change::Value(metadata, value), pass).await
 }
 
 /// Checks what a resolution, unlike other writes, must say.
@@ -155,7 +155,7 @@ async fn kept(
     let conflicts = terms.conflicts;
     let (object, _pass) = kv::read(node, &ask.key, (view, terms), pass.another(node)?).await?;
     let shown = match View::of(&object, conflicts) {
-        View::Absent | View::Deleted => Vec::new(),
+        View::Absent | View::Deleted | View::Typed => Vec::new(),
         View::One(sibling) => vec![sibling],
         View::Many(siblings) => siblings,
     };

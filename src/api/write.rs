@@ -10,6 +10,7 @@ use axum::response::Response;
 use quorate_protocol::access::Action;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::context::{Context, ContextKeys};
+use quorate_protocol::data_type::Operation;
 use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
@@ -24,10 +25,18 @@ use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
 use super::represent::{self, Representation};
-use super::{body, refusal};
+use super::{body, refusal, types};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, WriteOutcome};
 use quorate_engine::ops::explain::Facts;
+
+/// What a write puts there.
+pub(super) enum Change {
+    /// A value with its metadata, or a tombstone.
+    Value(Metadata, Option<Bytes>),
+    /// An operation on a typed value.
+    Typed(Operation),
+}
 
 /// A parsed write request, without the value.
 pub(super) struct WriteRequest<'a> {
@@ -120,7 +129,7 @@ impl<'a> WriteRequest<'a> {
         WriteId(first_half(&hasher.finalize()))
     }
 
-    /// Writes a value, or a tombstone, and builds the response.
+    /// Carries out a change, and builds the response.
     ///
     /// # Errors
     /// What became of the write, if it failed.
@@ -128,8 +137,7 @@ impl<'a> WriteRequest<'a> {
         self,
         node: &Arc<Node>,
         write_id: WriteId,
-        metadata: Metadata,
-        value: Option<Bytes>,
+        change: Change,
         mut pass: Pass,
     ) -> Result<Response, Problem> {
         let view = node.view();
@@ -137,8 +145,8 @@ impl<'a> WriteRequest<'a> {
         let (n, conflicts) = (terms.n, terms.conflicts);
         let (began, timeout_ms) = (Instant::now(), pass.timeout_ms);
         pass.begin();
-        let bytes = value.as_ref().map_or(0, Bytes::len);
-        let mut write = self.to_write(write_id, metadata, value, timeout_ms);
+        let mut write = self.to_write(write_id, change, timeout_ms);
+        let bytes = write.draft.value.as_ref().map_or(0, Bytes::len);
         let facts = Facts::of_write(&write, &terms);
         let (recorder, explained) = self.wish.begin((node, &view), &self.key, facts);
         write.explain = explained.id();
@@ -149,13 +157,11 @@ impl<'a> WriteRequest<'a> {
         explained.end(node, trace, self.answer(node, outcome, n, conflicts))
     }
 
-    fn to_write(
-        &self,
-        write_id: WriteId,
-        metadata: Metadata,
-        value: Option<Bytes>,
-        timeout_ms: u64,
-    ) -> Write {
+    fn to_write(&self, write_id: WriteId, change: Change, timeout_ms: u64) -> Write {
+        let (metadata, value, operation) = match change {
+            Change::Value(metadata, value) => (metadata, value, None),
+            Change::Typed(operation) => (Metadata::default(), None, Some(operation)),
+        };
         let seen = self.seen().cloned().unwrap_or_default();
         let idempotency = self.idempotency_key.map(|idempotency_key| {
             let mut hasher = blake3::Hasher::new();
@@ -165,7 +171,7 @@ impl<'a> WriteRequest<'a> {
         });
         Write {
             key: self.key.clone(),
-            has_value: value.is_some(),
+            has_value: value.is_some() || operation.is_some(),
             delete_seen: self.parts.method == Method::DELETE && self.context.is_none(),
             draft: Draft {
                 context: seen.clock,
@@ -174,6 +180,8 @@ impl<'a> WriteRequest<'a> {
                 write_id,
                 supersede_all: false, // the coordinator decides this
                 unless_overtaken: false,
+                operation,
+                is_remembered: false,
                 value,
             },
             asked: self.asked,
@@ -214,8 +222,12 @@ impl<'a> WriteRequest<'a> {
             WriteAnswer::Unavailable(refusal) => return Err(refusal.into()),
             WriteAnswer::InvalidQuorum(error) => return Err(unfit("w", error)),
         };
-        let mut response = match object {
-            Some(object) if self.return_body && !object.is_deleted() => {
+        let data_type = conflicts.data_type().filter(|_| self.parts.method == Method::POST);
+        let mut response = match (object, data_type) {
+            (Some(object), Some(data_type)) if self.return_body => {
+                types::shown(contexts, &self.key, &object, data_type)
+            }
+            (Some(object), None) if self.return_body && !object.is_deleted() => {
                 let look = Representation {
                     contexts,
                     key: &self.key,
@@ -228,10 +240,12 @@ impl<'a> WriteRequest<'a> {
                 };
                 look.at(&object)?
             }
-            Some(_) | None => self.without_values(contexts, &written),
+            _ => self.without_values(contexts, &written),
         };
         let headers = response.headers_mut();
-        headers.insert(SIBLINGS, HeaderValue::from(written.siblings));
+        if data_type.is_none() {
+            headers.insert(SIBLINGS, HeaderValue::from(written.siblings));
+        }
         headers.insert(ACKS, HeaderValue::from(written.acks));
         headers.insert(HINTS, HeaderValue::from(written.hints));
         Ok(response)

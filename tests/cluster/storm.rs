@@ -19,6 +19,7 @@ mod report;
 mod restored;
 mod slow;
 mod story;
+mod typed;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -34,6 +35,7 @@ use self::faults::{N, Schedule};
 use self::final_check::Disks;
 use self::injector::Injector;
 use self::report::{Layouts, Report};
+use self::typed::TypedValues;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 use crate::small_disk::Disk;
@@ -152,6 +154,7 @@ async fn begin(plan: Plan, settings: &'static str) -> Stage {
     .await;
     cluster.form();
     cluster.wait_all_up().await;
+    TypedValues::prepare(&cluster.at(1)).await;
     Stage::set(plan, cluster, small_disk.into_inner().unwrap())
 }
 
@@ -172,7 +175,7 @@ impl Stage {
         (1..=cluster.process_count()).for_each(|number| cluster.limit_descriptors(number, max));
         let work = Arc::new(Work::new(cluster.clone()));
         Self {
-            clients: Clients::start(&work, plan.seed, 10, 2),
+            clients: Clients::start(&work, plan.seed, (10, 2, 2)),
             slow: slow::start(&cluster),
             watch: Watch::start(&cluster),
             injector: Injector::new(cluster, small_disk, plan.layouts),
@@ -207,6 +210,7 @@ impl Stage {
             elements: work.record.acked(),
             removed: work.record.removed(),
             ended: work.deleted_keys.ended().len(),
+            typed: work.typed_values.len(),
             converged_in,
             layouts: injector.operator.map(|operator| Layouts {
                 changes: operator.changes(),
@@ -224,6 +228,7 @@ impl Stage {
         eprintln!("{report}");
         assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
         assert!(report.elements > 100, "too few acknowledged writes to mean anything");
+        assert!(report.typed > 0, "no typed values to mean anything");
     }
 }
 
@@ -319,6 +324,7 @@ fn judge(work: &Work, disks: &Disks, details: Vec<String>) -> Findings {
     for key in work.deleted_keys.keys() {
         found.add(work.deleted_keys.judge(&key, &disks.left(&key)));
     }
+    found.details.extend(work.typed_values.judge(|key| disks.merged(key)));
     found
 }
 

@@ -9,14 +9,16 @@ use crate::common::{Cluster, Node, until};
 fn properties_are_set_everywhere_and_reset() {
     let cluster = Cluster::start(3);
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
-    let defaults =
-        json!({"n": 3, "r": "quorum", "w": "quorum", "conflicts": "siblings", "sloppy": true});
+    let defaults = json!({"n": 3, "r": "quorum", "w": "quorum", "conflicts": "siblings",
+            "type": "value", "sloppy": true});
     assert_eq!(a.get("/buckets/carts").json(), defaults);
     let wanted = json!({"n": 2, "r": "one", "w": 2, "conflicts": "lww", "sloppy": false});
     let put = a.send(&Request::json("PUT", "/buckets/carts", &wanted.to_string()));
-    assert_eq!((put.status, put.json()), (200, wanted.clone()), "{}", put.text());
+    let mut complete = wanted.clone();
+    complete["type"] = json!("value");
+    assert_eq!((put.status, put.json()), (200, complete.clone()), "{}", put.text());
     for node in [a, b, c] {
-        assert_eq!(node.get("/buckets/carts").json(), wanted, "known as soon as answered");
+        assert_eq!(node.get("/buckets/carts").json(), complete, "known as soon as answered");
     }
     let list = b.get("/buckets").json();
     assert_eq!(list["defaults"], defaults);

@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use super::deleted_keys::DeletedKeys;
+use super::typed::TypedValues;
 use crate::harness::Cluster;
 use crate::http::{Node, Reasons};
 use crate::record::{Record, View};
@@ -22,12 +23,16 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const DELETED_KEY_EVERY: Duration = Duration::from_millis(100);
 /// How many keys are written at a time.
 const KEYS: usize = 24;
+/// How many counters, and sets, are changed at a time, and how often a client changes one.
+const TYPED_KEYS: usize = 4;
+const TYPED_EVERY: Duration = Duration::from_millis(5);
 
 /// What all clients share.
 pub(crate) struct Work {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) record: Record,
     pub(crate) deleted_keys: DeletedKeys,
+    pub(crate) typed_values: TypedValues,
     /// An element is in all later values of its key until it is removed, and the history of a key
     /// grows: changing keys keeps both small.
     pub(crate) round: AtomicUsize,
@@ -46,6 +51,7 @@ impl Work {
         Self {
             record,
             deleted_keys: DeletedKeys::new(&cluster, reasons.clone()),
+            typed_values: TypedValues::new(&cluster),
             reasons,
             cluster,
             round: AtomicUsize::new(0),
@@ -71,16 +77,22 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Starts the clients: some for sets, some for keys that will be deleted.
-    pub(crate) fn start(work: &Arc<Work>, seed: u64, sets: usize, gone: usize) -> Self {
+    /// Starts the clients: some for sets, some for keys that will be deleted, some for typed values.
+    pub(crate) fn start(
+        work: &Arc<Work>,
+        seed: u64,
+        (sets, gone, typed): (usize, usize, usize),
+    ) -> Self {
         let mut tasks = JoinSet::new();
-        for number in 0..sets + gone {
+        for number in 0..sets + gone + typed {
             let dice = Xoshiro256PlusPlus::seed_from_u64(seed ^ (number as u64 + 1) << 32);
             let client = Client { work: work.clone(), dice, number };
             if number < sets {
                 tasks.spawn(client.update_sets());
-            } else {
+            } else if number < sets + gone {
                 tasks.spawn(client.write_and_delete());
+            } else {
+                tasks.spawn(client.change_typed_values());
             }
         }
         Self { work: work.clone(), tasks, found: Vec::new() }
@@ -155,6 +167,27 @@ impl Client {
             let query = if strict { "?sloppy=false" } else { "" };
             let answer = self.work.record.write(&node, &key, &seen, &without, query).await;
             self.work.count(answer.is_some_and(|answer| answer.status == 204));
+        }
+    }
+
+    /// Counters and sets that merge by themselves.
+    async fn change_typed_values(mut self) {
+        while !self.stopped() {
+            let round = self.work.round.load(Relaxed);
+            let key = format!("r{round}k{}", self.dice.random_range(0..TYPED_KEYS));
+            let (node, choice) = (self.node(), self.dice.random_range(0..10));
+            let (by, which) = (self.dice.random_range(-9..10), self.dice.random_range(0..1000));
+            let values = &self.work.typed_values;
+            let acked = match choice {
+                0..4 => values.increment(&node, &key, by).await,
+                4..8 => values.add(&node, &key).await,
+                _ => match values.look(&node, &key).await {
+                    Some(seen) => values.remove(&node, &key, (seen, which)).await,
+                    None => false,
+                },
+            };
+            self.work.count(acked);
+            tokio::time::sleep(TYPED_EVERY).await;
         }
     }
 

@@ -130,6 +130,14 @@ impl Disks {
         }
     }
 
+    /// All that the home replicas of a key hold, merged.
+    pub(crate) fn merged(&self, key: &str) -> Object {
+        let mut merged = Object::default();
+        let rows = self.rows.get(key).into_iter().flat_map(BTreeMap::values);
+        rows.for_each(|row| merged.merge(&decode(row)));
+        merged
+    }
+
     /// What every node together knows of the dots of each key.
     pub(crate) fn clocks(&self) -> BTreeMap<String, Clock> {
         let joined = |rows: &BTreeMap<usize, Bytes>| {

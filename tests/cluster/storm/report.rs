@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) elements: usize,
     pub(crate) removed: usize,
     pub(crate) ended: usize,
+    /// How many counters and typed sets there were.
+    pub(crate) typed: usize,
     pub(crate) converged_in: Duration,
     pub(crate) disks: Disks,
     pub(crate) found: Findings,
@@ -99,6 +101,7 @@ impl fmt::Display for Report {
         line("elements acknowledged", &self.elements)?;
         line("elements removed, acknowledged", &self.removed)?;
         line("keys deleted for good, acknowledged", &self.ended)?;
+        line("counters and typed sets", &self.typed)?;
         line("elements lost", &self.found.lost)?;
         line("elements phantom", &self.found.phantom)?;
         line("siblings resurrected", &self.found.resurrected)?;

@@ -107,6 +107,7 @@ async fn lose_and_restore(plan: Plan) {
         elements: work.record.acked(),
         removed: work.record.removed(),
         ended: work.deleted_keys.ended().len(),
+        typed: work.typed_values.len(),
         converged_in,
         layouts: None,
         restored: Some(Restored {
