@@ -92,6 +92,7 @@ start_cluster() {
 # Starts the cluster that takes TLS and tokens alone. It says its authority and a token once it is ready.
 start_secure() {
     local log=$WORK/secure.log deadline=$((SECONDS + 60)) port=$((PORT + 10)) at ca token
+    : >"$log" # not the lines of a run before
     for at in 0 1 2; do
         require_free_port $((port + at)) "client port of a node"
         require_free_port $((port + at + 100)) "peer port of a node"

@@ -35,7 +35,7 @@ pub(crate) fn of(error: &Error) -> Failure {
             "is it running? `quorate dev` starts a cluster to try, `scripts/cluster.sh up` one of five \
              processes; --url or QUORATE_URL name another address",
         ),
-        Error::Invalid { .. } => Failure::new(Exit::Usage, text),
+        Error::Invalid { .. } | Error::WrongType { .. } => Failure::new(Exit::Usage, text),
         Error::BadAnswer { .. } => foreign(&text),
         Error::Conflict { .. } => Failure::new(Exit::Conflict, text),
         // The others come with a problem. The enum may grow.
@@ -100,7 +100,8 @@ fn shown(problem: &Problem) -> Value {
 
 fn exit(problem: &Problem, outcome: Outcome) -> Exit {
     match (problem.name(), problem.status()) {
-        ("no_such_route" | "sync_point_gone" | "layout_unsafe", _) => Exit::Failed,
+        ("no_such_route" | "sync_point_gone" | "layout_unsafe" | "counter_full", _) => Exit::Failed,
+        ("wrong_type" | "bucket_not_empty" | "context_needed", _) => Exit::Usage,
         (_, 401 | 403) => Exit::Denied,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412 | 422) => Exit::Conflict,
@@ -132,6 +133,15 @@ fn advice(name: &str) -> Option<&'static str> {
         "too_many_siblings" | "object_too_large" | "clock_full" => {
             "resolve the key first: `quorate siblings BUCKET/KEY`, then `quorate resolve`"
         }
+        "wrong_type" => {
+            "`quorate bucket get BUCKET` shows the bucket's type, which stays; `quorate typed` reads and \
+             changes values that have one"
+        }
+        "bucket_not_empty" => "give the type to a bucket without keys: every name is one",
+        "context_needed" | "context_ahead" => {
+            "read the key again (`quorate typed get --json`), and give its context: --context"
+        }
+        "counter_full" => "count on under another key",
         "no_such_route" => {
             "the node is of another release than this command; `quorate status` shows releases"
         }

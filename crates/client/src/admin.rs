@@ -262,10 +262,11 @@ impl Admin {
     }
 
     /// Replaces the properties of a bucket by these ([`BucketProperties`], or JSON); those not given follow
-    /// the defaults. Returns all of them.
+    /// the defaults, but for a type, which stays. Returns all of them.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::BucketNotEmpty`] if a bucket with keys is to get a type; [`Error::WrongType`] if it has
+    /// another already; [`Error`].
     pub async fn set_bucket(
         &self,
         bucket: &str,
@@ -274,7 +275,8 @@ impl Admin {
         let path = path::of_bucket("/buckets", bucket)?;
         let mut ask = Ask::of(Method::PUT, &path);
         let json = serde_json::to_value(properties);
-        ask.body = Some(json.map_err(|error| Error::invalid("properties", error.to_string()))?);
+        let json = json.map_err(|error| Error::invalid("properties", error.to_string()))?;
+        ask.body = Some(settable(json));
         let properties = self.ask(ask).await?.json()?;
         self.client.inner.look_again_soon(); // where its keys are may have changed
         Ok(properties)
@@ -375,6 +377,16 @@ impl Admin {
         let text = String::from_utf8_lossy(&answer.bytes()).into_owned();
         Ok(Health { ok: answer.status.is_success(), text })
     }
+}
+
+/// Properties without what only answers say: that conflicts of a typed bucket are merged.
+fn settable(mut properties: Json) -> Json {
+    if properties["conflicts"] == "merged"
+        && let Json::Object(members) = &mut properties
+    {
+        members.remove("conflicts");
+    }
+    properties
 }
 
 /// How long comparisons and scrubs are waited for if nothing else is asked, in milliseconds: nodes let

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::data_type::DataType;
+
 /// Where a key is: the answer of `GET /ring/{bucket}/{key}`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Location {
@@ -30,12 +32,22 @@ pub struct BucketProperties {
     /// How many nodes must acknowledge a write, as `r`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub w: Option<Json>,
-    /// `siblings`, or `lww`: the last writer wins.
+    /// The type of the bucket's values; set while it has no keys, it stays.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub data_type: Option<DataType>,
+    /// `siblings`, or `lww`: the last writer wins. `merged` if the bucket has a type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<String>,
     /// Whether hints of fallbacks count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy: Option<bool>,
+}
+
+impl BucketProperties {
+    /// Those of a bucket with this type that otherwise follows the defaults.
+    pub fn of_type(data_type: DataType) -> Self {
+        Self { data_type: Some(data_type), ..Self::default() }
+    }
 }
 
 /// A page of the keys in conflict.

@@ -13,7 +13,7 @@ use crate::call::{Call, Target};
 use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::Place;
-use crate::options::{Options, option_setters};
+use crate::options::{Options, explain_setter, option_setters};
 use crate::path;
 use crate::read::{Context, Read};
 use crate::retry::{Deadline, TIME_MAX, patience};
@@ -96,7 +96,7 @@ impl Bucket {
 /// How a request of a key is made.
 pub(crate) struct Request<'a> {
     pub(crate) method: Method,
-    /// `/kv` or `/siblings`.
+    /// `/kv`, `/siblings` or `/types`.
     pub(crate) route: &'static str,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Source,
@@ -106,6 +106,9 @@ pub(crate) struct Request<'a> {
     /// A further part of the query; may be empty.
     pub(crate) also: &'static str,
     pub(crate) writes: bool,
+    /// Whether it may be sent again after it may have arrived: reads change nothing, and every write has
+    /// an `Idempotency-Key`.
+    pub(crate) repeatable: bool,
     pub(crate) accepts: &'a [u16],
     pub(crate) reads_body: bool,
 }
@@ -114,6 +117,7 @@ impl At {
     /// Sends a request for this key until it is answered.
     pub(crate) async fn send(&self, request: Request<'_>) -> Result<Answer, Error> {
         let Request { method, route, headers, body, options, needed, also, writes, .. } = request;
+        let repeatable = request.repeatable;
         let path = path::of_key(route, &self.bucket.name, &self.key)?;
         let inner = &self.bucket.client.inner;
         let query = |budget: Option<Duration>| {
@@ -132,7 +136,7 @@ impl At {
             body,
             target: Target::Place(place),
             writes,
-            repeatable: true, // reads change nothing, and every write has an Idempotency-Key
+            repeatable,
             accepts: request.accepts,
             reads_body: request.reads_body,
             deadline: Deadline::new(self.deadline(options)),
@@ -171,6 +175,7 @@ pub struct Get {
 
 impl Get {
     option_setters!(options, r, "How many replicas must answer (R).");
+    explain_setter!(options);
 
     /// Reads the key.
     ///
@@ -200,6 +205,7 @@ impl Get {
             needed: "r",
             also: "",
             writes: false,
+            repeatable: true,
             accepts: &[300, 404],
             reads_body,
         };

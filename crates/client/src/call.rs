@@ -208,6 +208,11 @@ impl Inner {
             | Error::BadContext { .. }
             | Error::TooLarge { .. }
             | Error::IdempotencyKeyReused { .. }
+            | Error::WrongType { .. }
+            | Error::BucketNotEmpty { .. }
+            | Error::ContextNeeded { .. }
+            | Error::ContextAhead { .. }
+            | Error::CounterFull { .. }
             | Error::BadRequest { .. }
             | Error::Invalid { .. }
             | Error::Conflict { .. } => node.answered(),
@@ -288,6 +293,11 @@ fn is_transient(error: &Error) -> bool {
         | Error::BadContext { .. }
         | Error::TooLarge { .. }
         | Error::IdempotencyKeyReused { .. }
+        | Error::WrongType { .. }
+        | Error::BucketNotEmpty { .. }
+        | Error::ContextNeeded { .. }
+        | Error::ContextAhead { .. }
+        | Error::CounterFull { .. }
         | Error::BadAnswer { .. }
         | Error::Invalid { .. }
         | Error::Conflict { .. } => false,

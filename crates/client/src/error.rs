@@ -117,7 +117,8 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
-    /// The key has too many siblings, too many bytes or a full clock: read, resolve, write back.
+    /// The key has too many siblings, too many bytes or a full clock: read, resolve, write back. A typed
+    /// value has too many elements or bytes: remove some, or use several keys.
     #[error("{problem}")]
     KeyFull {
         /// What the write left behind.
@@ -160,6 +161,50 @@ pub enum Error {
     /// The `Idempotency-Key` was used for another request.
     #[error("{problem}")]
     IdempotencyKeyReused {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// The bucket's values are of another type than the call is for, or the bucket has another type than
+    /// it is to get: a type stays.
+    #[error("{detail}")]
+    WrongType {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// Which type the bucket has, and which was expected.
+        detail: String,
+        /// The node's answer. None if the node answered, and the client noticed.
+        problem: Option<Box<Problem>>,
+    },
+    /// A bucket gets a type only while it has no keys.
+    #[error("{problem}")]
+    BucketNotEmpty {
+        /// [`Outcome::NotApplied`].
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// What removes from a typed value needs the context of a read: read, and remove from what was read. Of
+    /// a key that was never written there is nothing to remove.
+    #[error("{problem}")]
+    ContextNeeded {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// The node did not find all that the context covers: read again, and use what that gives.
+    #[error("{problem}")]
+    ContextAhead {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// A counter has counted so far that this increment does not fit: use another key.
+    #[error("{problem}")]
+    CounterFull {
         /// What a write left behind.
         outcome: Outcome,
         /// The node's answer.
@@ -251,6 +296,11 @@ macro_rules! with_outcome {
             | Error::BadContext { outcome: $outcome, .. }
             | Error::TooLarge { outcome: $outcome, .. }
             | Error::IdempotencyKeyReused { outcome: $outcome, .. }
+            | Error::WrongType { outcome: $outcome, .. }
+            | Error::BucketNotEmpty { outcome: $outcome, .. }
+            | Error::ContextNeeded { outcome: $outcome, .. }
+            | Error::ContextAhead { outcome: $outcome, .. }
+            | Error::CounterFull { outcome: $outcome, .. }
             | Error::BadRequest { outcome: $outcome, .. }
             | Error::TimedOut { outcome: $outcome, .. }
             | Error::Unreachable { outcome: $outcome, .. }
@@ -287,7 +337,12 @@ impl Error {
             | Self::BadContext { problem, .. }
             | Self::TooLarge { problem, .. }
             | Self::IdempotencyKeyReused { problem, .. }
+            | Self::BucketNotEmpty { problem, .. }
+            | Self::ContextNeeded { problem, .. }
+            | Self::ContextAhead { problem, .. }
+            | Self::CounterFull { problem, .. }
             | Self::BadRequest { problem, .. } => Some(problem),
+            Self::WrongType { problem, .. } => problem.as_deref(),
             Self::TimedOut { last, .. } => last.as_ref().and_then(|last| last.problem()),
             Self::Unreachable { .. }
             | Self::BadAnswer { .. }

@@ -23,6 +23,13 @@
 //! # }
 //! ```
 //!
+//! # Values that merge by themselves
+//!
+//! A bucket can have a type ([`DataType`]), which it gets while it has no keys. Its keys are counters
+//! ([`Bucket::counter`]), sets ([`Bucket::set`]), flags, maps, registers or estimates: concurrent changes are
+//! merged, and there are no siblings. What removes takes away what was read, so it is asked of a read
+//! ([`Typed`]).
+//!
 //! # Which node is asked
 //!
 //! The client learns all nodes from those it was given ([`Client::discover`]), and where every key is. A
@@ -55,6 +62,7 @@ mod body;
 mod bucket;
 mod call;
 mod client;
+mod data_type;
 mod error;
 mod keys;
 mod nodes;
@@ -71,6 +79,7 @@ pub mod testing;
 mod tls;
 mod token;
 mod topology;
+mod types;
 mod update;
 mod upkeep;
 mod value;
@@ -84,6 +93,7 @@ pub use answer::Answered;
 pub use body::NewValue;
 pub use bucket::{Bucket, Get};
 pub use client::{Client, KnownNode};
+pub use data_type::DataType;
 pub use error::{Error, Outcome};
 pub use keys::{Keys, KeysPage};
 pub use options::{Count, Options};
@@ -94,6 +104,10 @@ pub use ring::{LayoutId, Partitions, partition_of};
 pub use settings::{ClientBuilder, check_url};
 pub use siblings::{Sibling, Siblings};
 pub use stream::{ReadStream, ValueStream};
+pub use types::{
+    AnyTyped, AnyValue, Applied, Counter, Estimate, Field, Fields, Flag, Map, MapChange, Operation,
+    Register, Set, SetChange, Typed, TypedGet, TypedValue,
+};
 pub use update::{Change, Update, Updated};
 pub use value::{Metadata, Value};
 pub use write::{Delete, Put, Resolve, Written};

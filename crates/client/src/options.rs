@@ -131,13 +131,6 @@ macro_rules! option_setters {
             self
         }
 
-        /// Asks the node to keep a trace of the request:
-        /// [`Answered::explain_id`](crate::Answered::explain_id) names it.
-        pub fn explain(mut self) -> Self {
-            self.$($field).+.explain = true;
-            self
-        }
-
         /// Replaces all options.
         pub fn options(mut self, options: $crate::Options) -> Self {
             self.$($field).+ = options;
@@ -146,6 +139,19 @@ macro_rules! option_setters {
     };
 }
 pub(crate) use option_setters;
+
+/// The setter of requests that a node can keep a trace of.
+macro_rules! explain_setter {
+    ($($field:ident).+) => {
+        /// Asks the node to keep a trace of the request:
+        /// [`Answered::explain_id`](crate::Answered::explain_id) names it.
+        pub fn explain(mut self) -> Self {
+            self.$($field).+.explain = true;
+            self
+        }
+    };
+}
+pub(crate) use explain_setter;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

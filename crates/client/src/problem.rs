@@ -146,6 +146,13 @@ impl Problem {
             "idempotency_key_reused" => Error::IdempotencyKeyReused { outcome, problem },
             "condition_failed" => Error::ConditionFailed { outcome, problem },
             "sibling_gone" => Error::SiblingGone { outcome, problem },
+            "wrong_type" => {
+                Error::WrongType { outcome, detail: problem.to_string(), problem: Some(problem) }
+            }
+            "bucket_not_empty" => Error::BucketNotEmpty { outcome, problem },
+            "context_needed" => Error::ContextNeeded { outcome, problem },
+            "context_ahead" => Error::ContextAhead { outcome, problem },
+            "counter_full" => Error::CounterFull { outcome, problem },
             "too_many_siblings" | "object_too_large" | "clock_full" => {
                 Error::KeyFull { outcome, problem }
             }
@@ -226,6 +233,12 @@ mod tests {
         assert!(matches!(of("condition_failed", 412), Error::ConditionFailed { .. }));
         assert!(matches!(of("sibling_gone", 409), Error::SiblingGone { .. }));
         assert!(matches!(of("clock_full", 422), Error::KeyFull { .. }));
+        assert!(matches!(of("wrong_type", 409), Error::WrongType { problem: Some(_), .. }));
+        assert_eq!(of("wrong_type", 409).problem().unwrap().name(), "wrong_type");
+        assert!(matches!(of("bucket_not_empty", 409), Error::BucketNotEmpty { .. }));
+        assert!(matches!(of("context_needed", 422), Error::ContextNeeded { .. }));
+        assert!(matches!(of("context_ahead", 409), Error::ContextAhead { .. }));
+        assert!(matches!(of("counter_full", 422), Error::CounterFull { .. }));
         assert!(matches!(of("no_such_sync_point", 404), Error::NotFound { .. }));
         assert!(matches!(of("unheard_of", 401), Error::Denied { .. }));
         assert!(matches!(of("unheard_of", 429), Error::Overloaded { .. }));

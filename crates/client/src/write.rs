@@ -14,7 +14,7 @@ use crate::answer::{ACKS, Answer, Answered, HINTS, SIBLINGS};
 use crate::body::{NewValue, Source};
 use crate::bucket::{At, Request};
 use crate::error::Error;
-use crate::options::{Options, option_setters};
+use crate::options::{Options, explain_setter, option_setters};
 use crate::read::{Context, Read};
 use crate::value::Metadata;
 
@@ -87,21 +87,24 @@ enum Condition {
 
 /// What all writes have.
 #[derive(Clone, Debug)]
-struct Common {
-    at: At,
-    context: Option<Context>,
+pub(crate) struct Common {
+    pub(crate) at: At,
+    pub(crate) context: Option<Context>,
     condition: Option<Condition>,
-    options: Options,
-    idempotency_key: String,
+    pub(crate) options: Options,
+    pub(crate) idempotency_key: String,
+    /// Whether it may be sent again after it may have been stored.
+    pub(crate) repeatable: bool,
 }
 
 impl Common {
-    fn new(at: At, context: Option<Context>) -> Self {
+    pub(crate) fn new(at: At, context: Option<Context>) -> Self {
         let idempotency_key = format!("{:032x}", rand::random::<u128>());
-        Self { at, context, condition: None, options: Options::default(), idempotency_key }
+        let (options, repeatable) = (Options::default(), true);
+        Self { at, context, condition: None, options, idempotency_key, repeatable }
     }
 
-    fn headers(&self) -> Result<HeaderMap, Error> {
+    pub(crate) fn headers(&self) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         if let Some(context) = &self.context {
             context.write_to(&mut headers);
@@ -129,7 +132,7 @@ impl Common {
         Ok(headers)
     }
 
-    async fn send(&self, write: Part<'_>) -> Result<Answer, Error> {
+    pub(crate) async fn send(&self, write: Part<'_>) -> Result<Answer, Error> {
         let Part { method, route, headers, body, also, accepts } = write;
         let request = Request {
             method,
@@ -140,6 +143,7 @@ impl Common {
             needed: "w",
             also,
             writes: true,
+            repeatable: self.repeatable,
             accepts,
             reads_body: true,
         };
@@ -148,20 +152,27 @@ impl Common {
 }
 
 /// What the kinds of writes differ in.
-struct Part<'a> {
-    method: Method,
-    route: &'static str,
-    headers: HeaderMap,
-    body: Source,
-    also: &'static str,
-    accepts: &'a [u16],
+pub(crate) struct Part<'a> {
+    pub(crate) method: Method,
+    pub(crate) route: &'static str,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Source,
+    pub(crate) also: &'static str,
+    pub(crate) accepts: &'a [u16],
 }
 
 /// The setters that every write has.
 macro_rules! write_setters {
     () => {
         option_setters!(common.options, w, "How many nodes must acknowledge the write (W).");
+        explain_setter!(common.options);
+        idempotency_key_setter!();
+    };
+}
 
+/// The setter of the `Idempotency-Key`.
+macro_rules! idempotency_key_setter {
+    () => {
         /// Uses this `Idempotency-Key` instead of a random one: 1 to 255 visible ASCII characters. A
         /// program that is started again can so repeat a write that it does not know the end of.
         pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
@@ -170,6 +181,7 @@ macro_rules! write_setters {
         }
     };
 }
+pub(crate) use idempotency_key_setter;
 
 /// The setters of conditions.
 macro_rules! condition_setters {
@@ -267,6 +279,8 @@ impl Put {
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Delete {
     common: Common,
+    /// `/kv` or `/types`.
+    route: &'static str,
 }
 
 impl Delete {
@@ -274,7 +288,12 @@ impl Delete {
     condition_setters!();
 
     pub(crate) fn new(at: At, context: Option<Context>) -> Self {
-        Self { common: Common::new(at, context) }
+        Self { common: Common::new(at, context), route: "/kv" }
+    }
+
+    /// Of a typed value.
+    pub(crate) fn typed(at: At, context: Option<Context>) -> Self {
+        Self { route: "/types", ..Self::new(at, context) }
     }
 
     /// Deletes it.
@@ -284,7 +303,7 @@ impl Delete {
     pub async fn send(self) -> Result<Written, Error> {
         let headers = self.common.headers()?;
         let (method, body) = (Method::DELETE, Source::EMPTY);
-        let part = Part { method, route: "/kv", headers, body, also: "", accepts: &[] };
+        let part = Part { method, route: self.route, headers, body, also: "", accepts: &[] };
         Written::unseen(&self.common.at, &self.common.send(part).await?)
     }
 }

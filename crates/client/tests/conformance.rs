@@ -15,6 +15,8 @@ mod expect;
 mod run;
 #[path = "conformance/stub.rs"]
 mod stub;
+#[path = "conformance/typed.rs"]
+mod typed;
 
 use futures_util::StreamExt;
 use futures_util::stream;

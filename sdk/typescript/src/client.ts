@@ -1,6 +1,7 @@
 /** The client. */
 
 import { ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError } from "./errors.js";
+import { Counter, Estimate, FieldMap, Flag, Register, TextSet } from "./handles.js";
 import {
   asNewValue,
   type BucketProperties,
@@ -24,7 +25,9 @@ import {
 import { Nodes, type NodeView, parseUrls } from "./nodes.js";
 import { call, lookUp, type Policy } from "./operation.js";
 import * as parse from "./parse.js";
+import { applied, typed } from "./parse_typed.js";
 import { send } from "./transport.js";
+import type { Changes } from "./typed.js";
 import * as wire from "./wire.js";
 
 const VERSION = "0.1.0";
@@ -56,6 +59,7 @@ export class Client implements Writes {
   readonly #nodes: Nodes;
   readonly #policy: Policy;
   readonly #discovers: boolean;
+  readonly #changes: Changes;
 
   constructor(urls: string | Iterable<string>, options: ClientOptions = {}) {
     const { deadlineMs = 15_000, attemptsMax = 5, attemptTimeoutMs = 7_000 } = options;
@@ -86,6 +90,17 @@ export class Client implements Writes {
       send: (url, request, timing) => send(transport, url, request, timing),
       now: () => performance.now(),
       sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+    };
+    this.#changes = {
+      read: async (bucket, key, kind, options) => {
+        const request = wire.typedGet(bucket, key, options);
+        return typed(request, await this.#call(request, OK), kind);
+      },
+      change: async (bucket, key, kind, operation, options) => {
+        const request = wire.change(bucket, key, operation, options);
+        return applied(request, await this.#call(request, options.returnBody ? OK : WRITTEN), kind);
+      },
+      deleteTyped: async (bucket, key, options) => this.#write(wire.typedDelete(bucket, key, options)),
     };
   }
 
@@ -158,6 +173,36 @@ export class Client implements Writes {
     }
   }
 
+  /** A counter: a key of a bucket of type `counter`. Nothing is sent yet. */
+  counter(bucket: string, key: string): Counter {
+    return new Counter(this.#changes, bucket, key);
+  }
+
+  /** A set: a key of a bucket of type `set`. Nothing is sent yet. */
+  set(bucket: string, key: string): TextSet {
+    return new TextSet(this.#changes, bucket, key);
+  }
+
+  /** A flag: a key of a bucket of type `flag`. Nothing is sent yet. */
+  flag(bucket: string, key: string): Flag {
+    return new Flag(this.#changes, bucket, key);
+  }
+
+  /** A map: a key of a bucket of type `map`. Nothing is sent yet. */
+  map(bucket: string, key: string): FieldMap {
+    return new FieldMap(this.#changes, bucket, key);
+  }
+
+  /** A register: a key of a bucket of type `register_lww`. Nothing is sent yet. */
+  register(bucket: string, key: string): Register {
+    return new Register(this.#changes, bucket, key);
+  }
+
+  /** An estimate: a key of a bucket of type `hll`. Nothing is sent yet. */
+  estimate(bucket: string, key: string): Estimate {
+    return new Estimate(this.#changes, bucket, key);
+  }
+
   /** One page of live keys in order (at most 1000; the server's default is 100). */
   async listKeys(
     bucket: string,
@@ -192,7 +237,10 @@ export class Client implements Writes {
     return parse.properties(await this.#call(wire.bucketRequest("GET", bucket), OK));
   }
 
-  /** Sets properties. Those not given follow the defaults. */
+  /**
+   * Sets properties. Those not given follow the defaults. A bucket gets a `type` while it has no keys (else
+   * `BucketNotEmpty`), and keeps it (else `WrongType`).
+   */
   async setBucket(bucket: string, properties: Partial<BucketProperties>): Promise<BucketProperties> {
     return parse.properties(await this.#call(wire.bucketRequest("PUT", bucket, properties), OK));
   }

@@ -85,8 +85,24 @@ export class SiblingGone extends QuorateError {}
 export class ConditionFailed extends QuorateError {}
 /** The value is over the server's limit. */
 export class TooLarge extends QuorateError {}
-/** The key has too many siblings, bytes or writers: read, resolve, write back with the context. */
+/**
+ * The key has too many siblings, bytes or writers: read, resolve, write back with the context. A typed value has
+ * too many elements or bytes: remove some, or use several keys.
+ */
 export class LimitReached extends QuorateError {}
+/** The bucket's values are of another type than asked for, or it has another type already. */
+export class WrongType extends QuorateError {}
+/** A bucket gets a type only while it has no keys. */
+export class BucketNotEmpty extends QuorateError {}
+/**
+ * What removes needs the context of a read: read, and remove through what was read. Of a key that was never
+ * written there is nothing to remove.
+ */
+export class ContextNeeded extends QuorateError {}
+/** The node did not find all that the context covers: read again, and use what that gives. */
+export class ContextAhead extends QuorateError {}
+/** The counter has counted so far that this increment does not fit: use another key. */
+export class CounterFull extends QuorateError {}
 /** The idempotency key was used for another request. */
 export class IdempotencyKeyReused extends QuorateError {}
 /** Fewer than R replicas answered. */
@@ -125,6 +141,11 @@ const BY_NAME: ReadonlyMap<string, ErrorClass> = new Map<string, ErrorClass>([
   ["too_many_siblings", LimitReached],
   ["object_too_large", LimitReached],
   ["clock_full", LimitReached],
+  ["wrong_type", WrongType],
+  ["bucket_not_empty", BucketNotEmpty],
+  ["context_needed", ContextNeeded],
+  ["context_ahead", ContextAhead],
+  ["counter_full", CounterFull],
   ["idempotency_key_reused", IdempotencyKeyReused],
   ["no_read_quorum", NoReadQuorum],
   ["no_quorum", NoQuorum],

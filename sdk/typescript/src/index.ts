@@ -27,4 +27,27 @@ export {
   ValueStream,
   type Written,
 } from "./model.js";
+export {
+  Counter,
+  Estimate,
+  FieldMap,
+  Flag,
+  FlagRead,
+  MapRead,
+  Register,
+  SetRead,
+  TextSet,
+} from "./handles.js";
 export type { NodeView } from "./nodes.js";
+export type {
+  Applied,
+  ChangeOptions,
+  Field,
+  Fields,
+  MapChange,
+  SetChange,
+  Typed,
+  TypedDeleteOptions,
+  TypedFields,
+  TypedGetOptions,
+} from "./typed.js";

@@ -1,5 +1,7 @@
 /** What operations take and give: reads that carry their context, and the answers to writes. */
 
+import type { Applied, TypedFields } from "./typed.js";
+
 /** For R and W. */
 export type Count = number | "one" | "quorum" | "all";
 /** Pieces of a value. */
@@ -7,7 +9,7 @@ export type Pieces = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 /** A value to send: bytes; text; pieces, sent once; or a function that gives pieces for each attempt. */
 export type Source = Uint8Array | string | Pieces | (() => Pieces);
 /** What can be given as a context: a read, a write, or the context's text. */
-export type ContextLike = string | AnyRead | Written;
+export type ContextLike = string | AnyRead | Written | TypedFields<unknown> | Applied<unknown>;
 
 /** Options of a read. What is not given follows the bucket. */
 export interface GetOptions {
@@ -307,8 +309,11 @@ export interface BucketProperties {
   readonly n: number;
   readonly r: Count;
   readonly w: Count;
+  /** `siblings` or `lww`; `merged` if the bucket has a type. */
   readonly conflicts: string;
   readonly sloppy: boolean;
+  /** `value`, or the type of its values: `counter`, `set`, `flag`, `map`, `register_lww`, `hll`. */
+  readonly type: string;
 }
 
 /** A decision that is not a delete and not a sibling, in its long form. */

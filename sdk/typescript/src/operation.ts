@@ -130,7 +130,8 @@ export async function call(
     } else {
       const facts = factsOf(reply);
       attempts.noteRefusal(node, facts);
-      mayTryAgain = mayRepeat(facts) && isRepeatable(request);
+      const leftNothing = request.once === true && outcomeOf(facts) === "not_applied";
+      mayTryAgain = mayRepeat(facts) && (isRepeatable(request) || leftNothing);
     }
     const isLast = attempts.tried.length >= policy.attemptsMax || attempts.leftMs() <= 0;
     if (!mayTryAgain || isLast) throw attempts.error();

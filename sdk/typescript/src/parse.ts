@@ -104,13 +104,13 @@ export function keyPage(answer: Answer): KeyPage {
 
 /** Reads the answer to `GET` or `PUT /buckets/{bucket}`. */
 export function properties(answer: Answer): BucketProperties {
-  const { n, r, w, conflicts, sloppy } = jsonObject(answer) as { [name: string]: unknown };
+  const { n, r, w, conflicts, sloppy, type = "value" } = jsonObject(answer) as { [name: string]: unknown };
   const isCount = (it: unknown): it is Count => typeof it === "number" || typeof it === "string";
   if (typeof n !== "number" || !isCount(r) || !isCount(w)) throw wrong(answer, "has no bucket properties");
-  if (typeof conflicts !== "string" || typeof sloppy !== "boolean") {
+  if (typeof conflicts !== "string" || typeof sloppy !== "boolean" || typeof type !== "string") {
     throw wrong(answer, "has no bucket properties");
   }
-  return { n, r, w, conflicts, sloppy };
+  return { n, r, w, conflicts, sloppy, type };
 }
 
 /** What a node knows of the cluster. */
@@ -270,14 +270,16 @@ function parseJson(bytes: Uint8Array): unknown {
   }
 }
 
-function wrong(answer: Answer, what: string): ProtocolError {
+/** The error for an answer that no node gives. */
+export function wrong(answer: Answer, what: string): ProtocolError {
   const facts = { status: answer.status, requestId: header(answer, "x-request-id") };
   return new ProtocolError(`the answer (status ${answer.status}) ${what}; is this a Quorate node?`, {
     facts,
   });
 }
 
-function count(text: string | undefined): number | undefined {
+/** A header's number, if it is one. */
+export function count(text: string | undefined): number | undefined {
   return text !== undefined && /^[0-9]{1,9}$/.test(text) ? Number(text) : undefined;
 }
 

@@ -12,6 +12,7 @@ import type {
   Siblings,
   Source,
 } from "./model.js";
+import type { ChangeOptions, Operation, TypedDeleteOptions, TypedGetOptions } from "./typed.js";
 
 /** The type of a value that was written without one. */
 export const OCTETS = "application/octet-stream";
@@ -29,10 +30,13 @@ export interface Request {
   readonly place: readonly [string, string] | undefined;
   /** Whether the value of the answer is to be left unread. */
   readonly streams: boolean;
+  /** Whether it must not be sent again once it may have been carried out. */
+  readonly once?: boolean;
 }
 
-/** Whether the body can be sent more than once. */
+/** Whether it can be sent more than once. */
 export function isRepeatable(request: Request): boolean {
+  if (request.once) return false;
   const { body } = request;
   return body === undefined || body instanceof Uint8Array || typeof body === "function";
 }
@@ -80,6 +84,48 @@ export function keep(siblings: Siblings, sibling: Sibling, options: KeepOptions)
   );
 }
 
+/** `GET /types/{bucket}/{key}`. */
+export function typedGet(bucket: string, key: string, options: TypedGetOptions): Request {
+  const { r, n, sloppy, timeoutMs } = options;
+  const target = keyPath("types", bucket, key) + queryOf({ r, n, sloppy, timeout_ms: timeoutMs });
+  return { ...plain("GET", target), place: [bucket, key] };
+}
+
+/** `POST /types/{bucket}/{key}`. */
+export function change(
+  bucket: string,
+  key: string,
+  operation: Operation,
+  options: ChangeOptions & { readonly context?: ContextLike | undefined },
+): Request {
+  if (operation.removes && options.context === undefined) {
+    throw new InvalidArgument("context: what removes needs one; read, and change what was read");
+  }
+  const { json, once } = operation;
+  const { w, n, sloppy, timeoutMs, idempotencyKey, context, returnBody } = options;
+  const request = write(
+    "POST",
+    keyPath("types", bucket, key),
+    [bucket, key],
+    { w, n, sloppy, timeoutMs, idempotencyKey, context },
+    [["content-type", "application/json"]],
+    new TextEncoder().encode(json),
+    returnBody ? { return_body: true } : {},
+  );
+  return { ...request, once };
+}
+
+/** `DELETE /types/{bucket}/{key}`. */
+export function typedDelete(
+  bucket: string,
+  key: string,
+  options: TypedDeleteOptions & { readonly context?: ContextLike | undefined },
+): Request {
+  const { w, n, sloppy, timeoutMs, idempotencyKey, context } = options;
+  const known = { w, n, sloppy, timeoutMs, idempotencyKey, context };
+  return write("DELETE", keyPath("types", bucket, key), [bucket, key], known, [], undefined);
+}
+
 /** `GET /keys/{bucket}`. */
 export function keys(
   bucket: string,
@@ -99,7 +145,9 @@ export function bucketRequest(
 ): Request {
   const request = plain(method, `/buckets/${segment("bucket", bucket)}`);
   if (properties === undefined) return { ...request, isWrite: method !== "GET" };
-  const body = new TextEncoder().encode(JSON.stringify(properties));
+  const given: Record<string, unknown> = { ...properties };
+  if (given["conflicts"] === "merged") delete given["conflicts"]; // only answers say so, of typed buckets
+  const body = new TextEncoder().encode(JSON.stringify(given));
   return { ...request, headers: [["content-type", "application/json"]], body, isWrite: true };
 }
 
@@ -120,9 +168,10 @@ function write(
   options: DeleteOptions,
   headers: [string, string][],
   body: Request["body"],
+  also: { readonly return_body?: boolean } = {},
 ): Request {
   const { w, n, sloppy, timeoutMs, explain } = options;
-  const query = queryOf({ w, n, sloppy, timeout_ms: timeoutMs, explain: explain || undefined });
+  const query = queryOf({ w, n, sloppy, timeout_ms: timeoutMs, explain: explain || undefined, ...also });
   const context = contextText(options.context);
   if (context !== undefined) headers.push(["quorate-context", context]);
   if (options.ifPresent) headers.push(["if-match", "*"]);
@@ -154,9 +203,12 @@ function contextText(context: ContextLike | undefined): string | undefined {
   if (context === undefined) return undefined;
   const text = typeof context === "string" ? context : context.context;
   if (text !== undefined) return headerText("context", text);
-  if (typeof context === "object" && context.kind === "absent") return undefined; // nothing to replace
+  if (typeof context === "object" && "kind" in context && context.kind === "absent") {
+    return undefined; // nothing to replace
+  }
   throw new InvalidArgument(
-    "context: this write left other siblings, which you have not seen; read the key again",
+    "context: this answer has none (a write that left other siblings, a change without returnBody); read the " +
+      "key again",
   );
 }
 

@@ -11,14 +11,19 @@ import { promisify } from "node:util";
 const README = readFileSync(fileURLToPath(new URL("../../README.md", import.meta.url)), "utf8");
 const URLS = process.env["QUORATE_URL"] ?? "";
 
-test("the example prints what the README says", async (context) => {
+test("the examples print what the README says", async (context) => {
   if (URLS === "") return context.skip("QUORATE_URL is not set: no cluster");
-  const [, example = "", output] = /```ts\n([^]*?)```[^]*?```\n([^]*?)```/.exec(README) ?? [];
-  const bucket = `carts-${randomBytes(8).toString("hex")}`;
-  const text = example.replace("http://127.0.0.1:7401", URLS).replaceAll('"carts"', `"${bucket}"`);
-  // Beside this file, so that the package finds itself by its name. The example has no type annotations.
-  const file = fileURLToPath(new URL("readme-example.mjs", import.meta.url));
-  writeFileSync(file, text);
-  const { stdout } = await promisify(execFile)(process.execPath, [file]);
-  assert.equal(stdout, output);
+  const examples = [...README.matchAll(/```ts\n([^]*?)```[^]*?```\n([^]*?)```/g)];
+  assert.equal(examples.length, 2);
+  for (const [, example = "", output] of examples) {
+    let text = example.replace("http://127.0.0.1:7401", URLS);
+    for (const bucket of ["carts", "visits", "tags", "users"]) {
+      text = text.replaceAll(`"${bucket}"`, `"${bucket}-${randomBytes(8).toString("hex")}"`);
+    }
+    // Beside this file, so that the package finds itself by its name. The example has no type annotations.
+    const file = fileURLToPath(new URL("readme-example.mjs", import.meta.url));
+    writeFileSync(file, text);
+    const { stdout } = await promisify(execFile)(process.execPath, [file]);
+    assert.equal(stdout, output);
+  }
 });

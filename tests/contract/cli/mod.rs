@@ -4,6 +4,7 @@ mod cluster;
 mod data;
 mod hostile;
 mod transfer;
+mod typed;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -126,6 +127,7 @@ fn every_command_teaches_by_example_and_documents_exit_codes() {
         "keys",
         "siblings",
         "resolve",
+        "typed",
         "explain",
         "load",
         "verify",

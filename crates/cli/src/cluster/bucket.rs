@@ -1,6 +1,6 @@
 //! `quorate bucket`.
 
-use quorate_client::{BucketProperties, Count};
+use quorate_client::{BucketProperties, Count, DataType};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -10,7 +10,7 @@ use crate::refusal;
 use crate::table::{Paint, Table, cell, painted};
 
 /// In the order of a table.
-const PROPERTIES: [&str; 5] = ["n", "r", "w", "conflicts", "sloppy"];
+const PROPERTIES: [&str; 6] = ["type", "n", "r", "w", "conflicts", "sloppy"];
 
 /// List, show, change or reset the properties of buckets.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,12 +19,13 @@ const PROPERTIES: [&str; 5] = ["n", "r", "w", "conflicts", "sloppy"];
   quorate bucket get carts
   quorate bucket set carts --n 5 --w 3          # the other properties stay as they are
   quorate bucket set flags --conflicts lww
+  quorate bucket set visits --type counter      # while it has no keys; see `quorate typed`
   quorate bucket reset carts
 
 A bucket needs not be made: every name is one, with the defaults. A property that was not set follows
-the defaults.
+the defaults. A type, once set, stays.
 
-JSON: bucket, properties (n, r, w, conflicts, sloppy), set (those that were set); of the list: buckets
+JSON: bucket, properties (type, n, r, w, conflicts, sloppy), set (those that were set); of the list: buckets
 (a list of those), defaults.")]
 pub struct Args {
     #[command(subcommand)]
@@ -45,7 +46,7 @@ enum What {
     },
     /// Set some properties of a bucket
     Set(Set),
-    /// Reset a bucket to the defaults; its keys are not touched
+    /// Reset a bucket to the defaults; its keys and its type are not touched
     Reset {
         /// The bucket
         #[arg(value_parser = bucket_name)]
@@ -67,8 +68,12 @@ struct Set {
     /// How many replicas hold a write: a number, one, quorum or all
     #[arg(long, value_name = "COUNT")]
     w: Option<Count>,
+    /// The type of its values, by which concurrent changes are merged; only while it has no keys
+    #[arg(long = "type", value_name = "TYPE",
+          value_parser = ["counter", "set", "flag", "map", "register_lww", "hll"])]
+    data_type: Option<String>,
     /// Keep concurrent writes as siblings, or let the last one win (lww)
-    #[arg(long, value_parser = ["siblings", "lww"])]
+    #[arg(long, value_parser = ["siblings", "lww"], conflicts_with = "data_type")]
     conflicts: Option<String>,
     /// Whether fallbacks count towards r and w
     #[arg(long, value_name = "true|false")]
@@ -102,7 +107,7 @@ async fn list(app: &App) -> Done<Exit> {
         app.out.json(&told)?;
         return Ok(Exit::Ok);
     }
-    let mut table = Table::new(&["bucket", "n", "r", "w", "conflicts", "sloppy"]);
+    let mut table = Table::new(&["bucket", "type", "n", "r", "w", "conflicts", "sloppy"]);
     for bucket in told["buckets"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let mut row = vec![cell(bucket["bucket"].as_str().unwrap_or("?"))];
         for name in PROPERTIES {
@@ -131,9 +136,10 @@ async fn get(app: &App, bucket: &str) -> Done<Exit> {
 }
 
 async fn set(app: &App, wanted: &Set) -> Done<Exit> {
-    let Set { bucket: _, n, r, w, conflicts, sloppy } = wanted;
-    if n.is_none() && r.is_none() && w.is_none() && conflicts.is_none() && sloppy.is_none() {
-        let why = "nothing to set: give one of --n, --r, --w, --conflicts, --sloppy";
+    let Set { bucket: _, n, r, w, data_type, conflicts, sloppy } = wanted;
+    let counts = n.is_some() || r.is_some() || w.is_some();
+    if !counts && data_type.is_none() && conflicts.is_none() && sloppy.is_none() {
+        let why = "nothing to set: give one of --type, --n, --r, --w, --conflicts, --sloppy";
         return Err(Failure::usage(why).advise("`quorate bucket reset` takes all back").into());
     }
     // All properties are replaced: those that were set before are sent again.
@@ -145,11 +151,15 @@ async fn set(app: &App, wanted: &Set) -> Done<Exit> {
         Count::Exactly(number) => json!(number),
         Count::One | Count::Quorum | Count::All => json!(count.to_string()),
     };
+    let data_type = data_type.as_deref().map(str::parse::<DataType>).transpose()?;
+    // A bucket that gets a type has no other way to settle conflicts.
+    let earlier = before.conflicts.filter(|_| data_type.is_none());
     let set = BucketProperties {
+        data_type: data_type.or(before.data_type),
         n: wanted.n.or(before.n),
         r: wanted.r.map(count).or(before.r),
         w: wanted.w.map(count).or(before.w),
-        conflicts: wanted.conflicts.clone().or(before.conflicts),
+        conflicts: wanted.conflicts.clone().or(earlier),
         sloppy: wanted.sloppy.or(before.sloppy),
     };
     let admin = app.nodes.admin();
@@ -161,11 +171,16 @@ async fn set(app: &App, wanted: &Set) -> Done<Exit> {
 async fn reset(app: &App, bucket: &str) -> Done<Exit> {
     app.ask("resetting", app.nodes.admin().reset_bucket(bucket)).await?;
     let told = buckets(app).await?;
-    if of(&told, bucket).is_some() {
+    let own = of(&told, bucket);
+    let has_set = |own: &Value| PROPERTIES[1..].iter().any(|name| !own["set"][*name].is_null());
+    if own.is_some_and(has_set) {
         let message = format!("{bucket} was reset, and someone has set properties of it since");
         return Err(Failure::new(Exit::Conflict, message).into());
     }
-    show(app, bucket, &told["defaults"], &json!({}))?;
+    let nothing = json!({});
+    let (properties, set) =
+        own.map_or((&told["defaults"], &nothing), |own| (&own["properties"], &own["set"])); // a type stays
+    show(app, bucket, properties, set)?;
     Ok(Exit::Ok)
 }
 
@@ -175,7 +190,11 @@ fn show(app: &App, bucket: &str, properties: &Value, set: &Value) -> Done {
     }
     let mut table = Table::new(&["property", "value", "from"]);
     for name in PROPERTIES {
-        let from = if set[name].is_null() { "the defaults" } else { "this bucket" };
+        let from = match (set[name].is_null(), properties[name] == "merged") {
+            (false, _) => "this bucket",
+            (true, true) => "its type",
+            (true, false) => "the defaults",
+        };
         table.row(vec![cell(name), cell(text(&properties[name])), painted(from, Paint::Dim)]);
     }
     app.out.table(&table)

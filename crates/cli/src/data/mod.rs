@@ -1,4 +1,4 @@
-//! Commands on keys: `get`, `put`, `delete`, `keys`, `siblings`, `resolve`.
+//! Commands on keys: `get`, `put`, `delete`, `keys`, `siblings`, `resolve`, `typed`.
 
 pub(crate) mod delete;
 pub(crate) mod get;
@@ -6,6 +6,7 @@ pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod resolve;
 pub(crate) mod siblings;
+pub(crate) mod typed;
 pub(crate) mod value;
 pub(crate) mod written;
 

@@ -24,7 +24,8 @@ const PAGE: u64 = 1000;
   quorate siblings carts/alice      # all values of one key, and which node holds which
 
 The list exits with 0 whether or not there are conflicts, and with 5 if a node did not answer.
-One key exits with 4 if it is in conflict.
+One key exits with 4 if it is in conflict. A key of a bucket with a type has parts instead of siblings, which
+together are its value, and is never in conflict.
 
 JSON of the list: keys (bucket, key, siblings), cursor, unreachable. JSON of a key: siblings (dot,
 writer, written_at, value, held_by, hinted_at, ...), replicas (node, state, dots, hints), fallbacks,
@@ -116,7 +117,8 @@ async fn inspect(app: &App, name: &Name) -> Done<Exit> {
         app.out.line(&format!("{name} was never written, as far as the nodes that answer know"))?;
     } else {
         let state = if conflict { " in conflict" } else { "" };
-        app.out.line(&format!("{name}: {}{state}", count(found.len() as u64, "sibling")))?;
+        let what = if found.iter().any(is_part) { "part" } else { "sibling" };
+        app.out.line(&format!("{name}: {}{state}", count(found.len() as u64, what)))?;
         app.out.table(&held(found))?;
         app.out.line("")?;
     }
@@ -134,14 +136,40 @@ fn of(json: &Value) -> Stored {
 }
 
 fn cells(stored: &Stored) -> Vec<Cell> {
-    let written =
-        stored.written_at.as_deref().map(|at| at.get(..19).unwrap_or(at).replace('T', " "));
     vec![
         maybe(stored.dot.as_ref()),
         maybe(stored.writer.as_ref()),
-        maybe(written),
+        maybe(stored.written_at.as_deref().map(second)),
         maybe(stored.size().map(bytes)),
         cell(stored.preview(40)),
+    ]
+}
+
+/// A time without its fraction.
+fn second(at: &str) -> String {
+    at.get(..19).unwrap_or(at).replace('T', " ")
+}
+
+/// Whether it is a part of a typed value.
+fn is_part(json: &Value) -> bool {
+    json["part"].is_string()
+}
+
+/// Likewise, of a part.
+fn cells_of_part(json: &Value) -> Vec<Cell> {
+    let content = match &json["content"] {
+        Value::String(text) => text.clone(),
+        Value::Null => "(deleted)".to_owned(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            other.to_string()
+        }
+    };
+    vec![
+        maybe(json["dot"].as_str()),
+        maybe(json["writer"].as_str()),
+        maybe(json["written_at"].as_str().map(second)),
+        maybe(json["part"].as_str()),
+        cell(crate::out::short(&content, 60)),
     ]
 }
 
@@ -155,10 +183,12 @@ pub(crate) fn table(siblings: &[Stored]) -> Table {
 }
 
 fn held(siblings: &[Value]) -> Table {
-    let headings = ["dot", "writer", "written (UTC)", "#size", "value", "held by", "hinted at"];
-    let mut table = Table::new(&headings);
+    let [fourth, fifth] =
+        if siblings.iter().any(is_part) { ["part", "content"] } else { ["#size", "value"] };
+    let mut table =
+        Table::new(&["dot", "writer", "written (UTC)", fourth, fifth, "held by", "hinted at"]);
     for sibling in siblings {
-        let mut row = cells(&of(sibling));
+        let mut row = if is_part(sibling) { cells_of_part(sibling) } else { cells(&of(sibling)) };
         for name in ["held_by", "hinted_at"] {
             let nodes = sibling[name].as_array().map(Vec::as_slice).unwrap_or_default();
             row.push(maybe(Some(crate::cluster::names(nodes)).filter(|it| !it.is_empty())));

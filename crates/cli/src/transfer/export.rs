@@ -37,8 +37,8 @@ UTF-8), \"content_type\", \"meta\", \"dot\", \"writer\", \"written_at\", ...}]}.
 one sibling. It is no snapshot: keys written meanwhile may be old or new.
 
 If it stops, it tells the cursor to go on with; up to 100 keys may then come twice, which `import`
-counts as same. Exits with 5 if keys may be missing. With --json the summary is JSON: keys,
-in_conflict, bytes, complete.")]
+counts as same. Exits with 5 if keys may be missing. Buckets with a type are not exported: `quorate
+backup` has them. With --json the summary is JSON: keys, in_conflict, bytes, complete.")]
 pub struct Args {
     /// The bucket
     #[arg(value_parser = bucket_name)]
@@ -152,6 +152,11 @@ impl Export<'_> {
 
     fn stopped(self, mut failure: Failure) -> Failure {
         self.progress.finish();
+        if failure.problem.as_ref().is_some_and(|problem| problem["name"] == "wrong_type") {
+            failure.advice =
+                Some("buckets with a type are not exported: `quorate backup` has them".to_owned());
+            return failure;
+        }
         failure.message = format!("{} (after {})", failure.message, count(self.keys, "key"));
         failure.advice = Some(match self.cursor {
             Some(cursor) => {

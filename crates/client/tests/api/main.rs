@@ -9,4 +9,5 @@ mod failures;
 mod semantics;
 mod streams;
 mod topology;
+mod typed;
 mod updates;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::cases::{bytes, only};
 use crate::run::{Done, Taken};
 use crate::stub::{Asked, Heard};
+use crate::typed::Shown;
 
 type Expected = Map<String, Json>;
 
@@ -68,6 +69,10 @@ fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(
         let is_met = match name.as_str() {
             "acks_min" | "nodes_min" => found.as_u64() >= wanted.as_u64(),
             "value" => found == values([wanted].into_iter())?[0],
+            // A counter's total, with all its digits.
+            "typed_value" if found.is_string() && wanted.is_number() => {
+                found == json!(wanted.to_string())
+            }
             "values" => {
                 let mut wanted = values(wanted.as_array().unwrap().iter())?;
                 wanted.sort_by_key(Json::to_string);
@@ -116,6 +121,13 @@ fn of_done(done: &Done, name: &str) -> Option<Json> {
             "explained" => is_explained(&written.answered),
             _ => return None,
         }),
+        Done::Typed(shown) => of_typed(shown, name),
+        Done::Applied(applied, shown) => match (name, shown) {
+            ("kind", _) => Some(json!("applied")),
+            ("acks_min", _) => Some(json!(applied.acks)),
+            (_, Some(shown)) => of_typed(shown, name),
+            (_, None) => None,
+        },
         Done::Page(page) => Some(match name {
             "keys" => json!(page.keys),
             "complete" => json!(page.complete),
@@ -157,6 +169,16 @@ fn of_read(read: &Read, name: &str) -> Option<Json> {
     })
 }
 
+fn of_typed(shown: &Shown, name: &str) -> Option<Json> {
+    Some(match name {
+        "kind" => json!("typed"),
+        "typed_value" => shown.value.clone(),
+        "exists" => json!(shown.exists),
+        "has_context" => json!(true),
+        _ => return None,
+    })
+}
+
 fn is_explained(answered: &Answered) -> Json {
     json!(answered.explain_id.is_some())
 }
@@ -190,6 +212,11 @@ fn class(error: &Error, writes: bool) -> &'static str {
         Error::TooLarge { .. } => return "too_large",
         Error::KeyFull { .. } => return "limit_reached",
         Error::IdempotencyKeyReused { .. } => return "idempotency_key_reused",
+        Error::WrongType { .. } => return "wrong_type",
+        Error::BucketNotEmpty { .. } => return "bucket_not_empty",
+        Error::ContextNeeded { .. } => return "context_needed",
+        Error::ContextAhead { .. } => return "context_ahead",
+        Error::CounterFull { .. } => return "counter_full",
         Error::NoReadQuorum { .. } => "no_read_quorum",
         Error::NoQuorum { .. } => "no_quorum",
         Error::Overloaded { .. } => "overloaded",
@@ -214,13 +241,14 @@ fn requests(wanted: &[Json], sent: &[Asked]) -> Result<(), String> {
     }
     for (wanted, sent) in wanted.iter().zip(sent) {
         let wanted = wanted.as_object().unwrap();
-        only(wanted, &["method", "path", "query", "headers", "body"])?;
+        only(wanted, &["method", "path", "query", "headers", "body", "json"])?;
         for (name, value) in wanted {
             let is_met = match name.as_str() {
                 "method" => *value == json!(sent.method),
                 "path" => *value == json!(sent.path),
                 "query" => *value == json!(sent.query),
                 "body" => bytes(value)? == sent.body,
+                "json" => serde_json::from_slice::<Json>(&sent.body).ok().as_ref() == Some(value),
                 _ => value.as_object().unwrap().iter().all(|(name, text)| {
                     let found = sent.headers.get(name);
                     found.is_some_and(|found| text == "*" || text == found.as_str())

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use quorate_client::{
-    Client, Context, Error, KeysPage, Metadata, NewValue, Options, Put, Read, ReadStream, Retries,
-    Sibling, Updated, Value, Written,
+    Applied, Client, Context, Error, KeysPage, Metadata, NewValue, Options, Put, Read, ReadStream,
+    Retries, Sibling, Updated, Value, Written,
 };
 use serde_json::{Map, Value as Json, json};
 
@@ -17,13 +17,16 @@ use crate::cases::{Case, bytes, only};
 use crate::common::wire::Proxy;
 use crate::expect;
 use crate::stub::{Heard, Stub};
+use crate::typed::{self, Shown};
 
-type Step = Map<String, Json>;
+pub(crate) type Step = Map<String, Json>;
 
 /// What an operation gave.
 pub(crate) enum Done {
     Read(Read),
     Written(Written),
+    Typed(Shown),
+    Applied(Applied, Option<Shown>),
     Page(KeysPage),
     Properties(Json),
     Nodes(usize),
@@ -132,12 +135,15 @@ impl Run {
             "all_keys" => &["prefix", "limit"],
             "set_bucket" => &["properties"],
             "get_bucket" | "reset_bucket" | "nodes" => &[],
+            "typed_get" => &typed::GET,
+            "change" => &typed::CHANGE,
+            "typed_delete" => &typed::DELETE,
             other => return Err(format!("op: {other} is unknown")),
         };
         only(step, &[&ALL, own].concat())?;
         let begun = Instant::now();
         let result = self.done(op, step).await?;
-        let writes = ["put", "delete", "resolve", "update"].contains(&op);
+        let writes = ["put", "delete", "resolve", "update", "change", "typed_delete"].contains(&op);
         Ok(Taken { result, took: begun.elapsed(), writes })
     }
 
@@ -201,6 +207,7 @@ impl Run {
                 let set = admin.set_bucket(bucket.name(), &properties).await;
                 set.map(|it| Done::Properties(json!(it)))
             }
+            "typed_get" | "change" | "typed_delete" => self.typed(op, step).await?,
             "reset_bucket" => admin.reset_bucket(bucket.name()).await.map(|()| Done::Nothing),
             _ => match self.client.discover().await {
                 Ok(()) => Ok(Done::Nodes(self.client.known_nodes().len())),
@@ -248,6 +255,16 @@ impl Run {
             Some("present") => put.if_present(),
             Some(name) => put.if_match(self.etag(name)?),
         }))
+    }
+
+    async fn typed(&self, op: &str, step: &Step) -> Result<Result<Done, Error>, String> {
+        let name = step.get("bucket").and_then(Json::as_str).unwrap_or(&self.bucket);
+        let needed = if op == "typed_get" { "r" } else { "w" };
+        let (context, options) = match (self.context(step)?, options(step, needed)) {
+            (Ok(context), Ok(options)) => (context, options),
+            (Err(error), _) | (Ok(_), Err(error)) => return Ok(Err(error)),
+        };
+        typed::done(&self.client.bucket(name), step, context.as_ref(), options).await
     }
 
     async fn delete(&self, step: &Step) -> Result<Result<Done, Error>, String> {
@@ -298,6 +315,7 @@ impl Run {
         let context = match self.named.get(name) {
             Some(Done::Read(read)) => read.context().cloned(),
             Some(Done::Written(written)) => written.context.clone(),
+            Some(Done::Typed(shown) | Done::Applied(_, Some(shown))) => Some(shown.context.clone()),
             _ => None,
         };
         context.map(|context| Ok(Some(context))).ok_or(format!("context: {name} has none"))
@@ -346,7 +364,7 @@ const DELETE: [&str; 10] = [
     "idempotency_key",
 ];
 
-fn is(step: &Step, name: &str) -> bool {
+pub(crate) fn is(step: &Step, name: &str) -> bool {
     step.get(name).and_then(Json::as_bool).unwrap_or(false)
 }
 

@@ -13,6 +13,7 @@ import anyio
 import httpx
 
 from . import transport, wire
+from .aio_handles import AsyncCounter, AsyncEstimate, AsyncFlag, AsyncMap, AsyncRegister, AsyncSet
 from .client import cut_short
 from .core import Core, check_page
 from .errors import InvalidArgument
@@ -168,6 +169,30 @@ class AsyncClient:
         """
         return await self._run(self._core.update(bucket, key, change, self, options))
 
+    def counter(self, bucket: str, key: str) -> AsyncCounter:
+        """Return a counter: a key of a bucket of type `counter`. Nothing is sent yet."""
+        return AsyncCounter(self._core, self._run, bucket, key)
+
+    def set(self, bucket: str, key: str) -> AsyncSet:
+        """Return a set: a key of a bucket of type `set`. Nothing is sent yet."""
+        return AsyncSet(self._core, self._run, bucket, key)
+
+    def flag(self, bucket: str, key: str) -> AsyncFlag:
+        """Return a flag: a key of a bucket of type `flag`. Nothing is sent yet."""
+        return AsyncFlag(self._core, self._run, bucket, key)
+
+    def map(self, bucket: str, key: str) -> AsyncMap:
+        """Return a map: a key of a bucket of type `map`. Nothing is sent yet."""
+        return AsyncMap(self._core, self._run, bucket, key)
+
+    def register(self, bucket: str, key: str) -> AsyncRegister:
+        """Return a register: a key of a bucket of type `register_lww`. Nothing is sent yet."""
+        return AsyncRegister(self._core, self._run, bucket, key)
+
+    def estimate(self, bucket: str, key: str) -> AsyncEstimate:
+        """Return an estimate: a key of a bucket of type `hll`. Nothing is sent yet."""
+        return AsyncEstimate(self._core, self._run, bucket, key)
+
     async def list_keys(
         self, bucket: str, *, prefix: str = "", limit: int | None = None, cursor: str | None = None
     ) -> KeyPage:
@@ -193,7 +218,10 @@ class AsyncClient:
         return await self._run(self._core.properties(wire.get_bucket(bucket)))
 
     async def set_bucket(self, bucket: str, **properties: Any) -> BucketProperties:
-        """Set properties: `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults."""
+        """Set properties: `type`, `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults.
+
+        A bucket gets a type while it has no keys (else `BucketNotEmpty`), and keeps it (else `WrongType`).
+        """
         return await self._run(self._core.properties(wire.set_bucket(bucket, properties)))
 
     async def reset_bucket(self, bucket: str) -> None:

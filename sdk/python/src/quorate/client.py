@@ -14,6 +14,7 @@ import httpx
 from . import transport, wire
 from .core import Core, check_page
 from .errors import DeadlineExceeded, InvalidArgument, QuorateError, Unreachable
+from .handles import Counter, Estimate, Flag, Map, Register, Set
 from .model import (
     Absent,
     BucketProperties,
@@ -167,6 +168,30 @@ class Client:
         """
         return self._run(self._core.update(bucket, key, change, self, options))
 
+    def counter(self, bucket: str, key: str) -> Counter:
+        """Return a counter: a key of a bucket of type `counter`. Nothing is sent yet."""
+        return Counter(self._core, self._run, bucket, key)
+
+    def set(self, bucket: str, key: str) -> Set:
+        """Return a set: a key of a bucket of type `set`. Nothing is sent yet."""
+        return Set(self._core, self._run, bucket, key)
+
+    def flag(self, bucket: str, key: str) -> Flag:
+        """Return a flag: a key of a bucket of type `flag`. Nothing is sent yet."""
+        return Flag(self._core, self._run, bucket, key)
+
+    def map(self, bucket: str, key: str) -> Map:
+        """Return a map: a key of a bucket of type `map`. Nothing is sent yet."""
+        return Map(self._core, self._run, bucket, key)
+
+    def register(self, bucket: str, key: str) -> Register:
+        """Return a register: a key of a bucket of type `register_lww`. Nothing is sent yet."""
+        return Register(self._core, self._run, bucket, key)
+
+    def estimate(self, bucket: str, key: str) -> Estimate:
+        """Return an estimate: a key of a bucket of type `hll`. Nothing is sent yet."""
+        return Estimate(self._core, self._run, bucket, key)
+
     def list_keys(
         self, bucket: str, *, prefix: str = "", limit: int | None = None, cursor: str | None = None
     ) -> KeyPage:
@@ -191,7 +216,10 @@ class Client:
         return self._run(self._core.properties(wire.get_bucket(bucket)))
 
     def set_bucket(self, bucket: str, **properties: Any) -> BucketProperties:
-        """Set properties: `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults."""
+        """Set properties: `type`, `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults.
+
+        A bucket gets a type while it has no keys (else `BucketNotEmpty`), and keeps it (else `WrongType`).
+        """
         return self._run(self._core.properties(wire.set_bucket(bucket, properties)))
 
     def reset_bucket(self, bucket: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from . import parse, wire
+from . import parse, parse_typed, wire
 from .errors import ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError
 from .model import (
     Absent,
@@ -29,7 +29,11 @@ from .model import (
 )
 from .nodes import Nodes, parse_urls
 from .operation import Operation, Policy, call, look_up
+from .parse_typed import Kind
+from .typed import Applied, ChangeOptions, Typed, TypedGetOptions
 from .wire import Request, WriteOptions
+
+V = TypeVar("V")
 
 __version__ = "0.1.0"
 UPDATE_ROUNDS_MAX = 10
@@ -102,6 +106,28 @@ class Core:
     def write(self, request: Request) -> Operation[Written]:
         """Carry out a write of a key."""
         return parse.written(request, (yield from self._call(request, _WRITTEN)))
+
+    def typed_get(
+        self, bucket: str, key: str, kind: Kind[V], options: TypedGetOptions
+    ) -> Operation[Typed[V]]:
+        """Read a typed value."""
+        request = wire.typed_get(bucket, key, options)
+        return parse_typed.typed(request, (yield from self._call(request, _OK)), kind)
+
+    def change(
+        self,
+        place: tuple[str, str],
+        kind: Kind[V],
+        operation: Mapping[str, Any],
+        options: ChangeOptions,
+        context: ContextLike | None,
+        *,
+        once: bool,
+    ) -> Operation[Applied[V]]:
+        """Change a typed value."""
+        request = wire.change(place, operation, options, context, once=once)
+        accepts = _OK if options.get("return_body") else _WRITTEN
+        return parse_typed.applied(request, (yield from self._call(request, accepts)), kind)
 
     def update(
         self,

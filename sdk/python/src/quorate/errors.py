@@ -119,7 +119,33 @@ class TooLarge(QuorateError):  # noqa: N818
 
 
 class LimitReached(QuorateError):  # noqa: N818
-    """The key has too many siblings, bytes or writers: read, resolve, write back with the context."""
+    """The key has too many siblings, bytes or writers: read, resolve, write back with the context.
+
+    A typed value has too many elements or bytes: remove some, or use several keys.
+    """
+
+
+class WrongType(QuorateError):  # noqa: N818
+    """The bucket's values are of another type than asked for, or it has another type already."""
+
+
+class BucketNotEmpty(QuorateError):  # noqa: N818
+    """A bucket gets a type only while it has no keys."""
+
+
+class ContextNeeded(QuorateError):  # noqa: N818
+    """What removes needs the context of a read: read, and remove through what was read.
+
+    Of a key that was never written there is nothing to remove.
+    """
+
+
+class ContextAhead(QuorateError):  # noqa: N818
+    """The node did not find all that the context covers: read again, and use what that gives."""
+
+
+class CounterFull(QuorateError):  # noqa: N818
+    """The counter has counted so far that this increment does not fit: use another key."""
 
 
 class IdempotencyKeyReused(QuorateError):  # noqa: N818
@@ -182,6 +208,11 @@ _BY_NAME: dict[str, type[QuorateError]] = {
     "too_many_siblings": LimitReached,
     "object_too_large": LimitReached,
     "clock_full": LimitReached,
+    "wrong_type": WrongType,
+    "bucket_not_empty": BucketNotEmpty,
+    "context_needed": ContextNeeded,
+    "context_ahead": ContextAhead,
+    "counter_full": CounterFull,
     "idempotency_key_reused": IdempotencyKeyReused,
     "no_read_quorum": NoReadQuorum,
     "no_quorum": NoQuorum,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, Ty
 if TYPE_CHECKING:
     from typing_extensions import TypeVar, Unpack
 
+    from .typed import Applied, Typed
+
 Source: TypeAlias = (
     "bytes | bytearray | memoryview | str | Iterable[bytes] | AsyncIterable[bytes] | Callable[[], Any]"
 )
@@ -259,7 +261,9 @@ class Absent(_Read[W_co]):
 
 
 Read: TypeAlias = "Value[W_co] | Siblings[W_co] | Absent[W_co]"
-ContextLike: TypeAlias = "str | Value[Any] | Siblings[Any] | Absent[Any] | Written"
+ContextLike: TypeAlias = (
+    "str | Value[Any] | Siblings[Any] | Absent[Any] | Written | Typed[Any] | Applied[Any]"
+)
 """What can be given as a context: a read, a write, or the context's text."""
 
 
@@ -282,5 +286,7 @@ class BucketProperties:
     r: int | str
     w: int | str
     conflicts: str
-    """`siblings` or `lww`."""
+    """`siblings` or `lww`; `merged` if the bucket has a type."""
     sloppy: bool
+    type: str = "value"
+    """`value`, or the type of its values: `counter`, `set`, `flag`, `map`, `register_lww`, `hll`."""

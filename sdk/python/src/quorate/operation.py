@@ -181,7 +181,8 @@ def call(
         if isinstance(reply, Response):
             facts = parse.facts(reply)
             attempts.note_refusal(node, facts)
-            may_repeat = _may_repeat(facts) and request.repeatable
+            left_nothing = request.once and parse.outcome(facts) == "not_applied"
+            may_repeat = _may_repeat(facts) and (request.repeatable or left_nothing)
         else:
             failure = reply or Failure("lost", "there is no answer")
             attempts.note_failure(node, failure)

@@ -77,13 +77,13 @@ def read(
             return Absent(*common, deleted=True)
         if name is not None and name != "key_deleted":
             raise NotFound(f"{name}: {given.detail}", facts=given)
-        raise _wrong(response, "says 404 without a problem that explains it")
+        raise wrong(response, "says 404 without a problem that explains it")
     if context is None:
-        raise _wrong(response, "has no Quorate-Context")
+        raise wrong(response, "has no Quorate-Context")
     if response.status == 300:
         return Siblings(*common, siblings=_siblings(response))
     if response.status != 200:
-        raise _wrong(response, "has a status that a read does not have")
+        raise wrong(response, "has a status that a read does not have")
     return Value(
         *common,
         value=response.body,
@@ -104,9 +104,9 @@ def written(request: Request, response: Response) -> Written:
         key,
         context=response.header("quorate-context") or None,
         etag=response.header("etag"),
-        siblings=_count(response.header("quorate-siblings")),
-        acks=_count(response.header("quorate-acks")),
-        hints=_count(response.header("quorate-hints")),
+        siblings=count(response.header("quorate-siblings")),
+        acks=count(response.header("quorate-acks")),
+        hints=count(response.header("quorate-hints")),
         explain_id=response.header("quorate-explain"),
         request_id=response.header("x-request-id"),
     )
@@ -117,9 +117,9 @@ def key_page(response: Response) -> KeyPage:
     body = json_object(response)
     keys, cursor, complete = body.get("keys"), body.get("cursor"), body.get("complete")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise _wrong(response, "has no list of keys")
+        raise wrong(response, "has no list of keys")
     if not (cursor is None or isinstance(cursor, str)) or not isinstance(complete, bool):
-        raise _wrong(response, "has no cursor, or does not say whether it is complete")
+        raise wrong(response, "has no cursor, or does not say whether it is complete")
     return KeyPage(tuple(keys), cursor, complete)
 
 
@@ -127,11 +127,13 @@ def properties(response: Response) -> BucketProperties:
     """Read the answer to `GET` or `PUT /buckets/{bucket}`."""
     body = json_object(response)
     n, r, w = body.get("n"), body.get("r"), body.get("w")
-    conflicts, sloppy = body.get("conflicts"), body.get("sloppy")
+    conflicts, sloppy, kind = body.get("conflicts"), body.get("sloppy"), body.get("type", "value")
     counts = all(isinstance(it, (int, str)) and not isinstance(it, bool) for it in (r, w))
-    if not (isinstance(n, int) and counts and isinstance(conflicts, str) and isinstance(sloppy, bool)):
-        raise _wrong(response, "has no bucket properties")
-    return BucketProperties(n, r, w, conflicts, sloppy)  # type: ignore[arg-type]
+    if not (
+        isinstance(n, int) and counts and isinstance(conflicts, str) and isinstance(sloppy, bool)
+    ) or not isinstance(kind, str):
+        raise wrong(response, "has no bucket properties")
+    return BucketProperties(n, r, w, conflicts, sloppy, kind)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -149,19 +151,19 @@ def cluster(response: Response) -> Cluster:
     body = json_object(response)
     nodes, layout = body.get("nodes"), body.get("layout")
     if not isinstance(nodes, list):
-        raise _wrong(response, "has no list of nodes")
+        raise wrong(response, "has no list of nodes")
     found = {}
     for node in nodes:
         name, address = (node.get("node"), node.get("http_addr")) if isinstance(node, dict) else (None, None)
         if isinstance(name, str) and isinstance(address, str) and address:
             found[name] = address
     version = layout.get("version") if isinstance(layout, dict) else None
-    return Cluster(found, (_count(str(version)) or 0) if type(version) is int else 0)
+    return Cluster(found, (count(str(version)) or 0) if type(version) is int else 0)
 
 
 def epoch(response: Response) -> int | None:
     """Return the epoch of the layout that the node follows, if it says."""
-    return _count(response.header("quorate-epoch"))
+    return count(response.header("quorate-epoch"))
 
 
 @dataclass(frozen=True)
@@ -186,12 +188,12 @@ def homes(response: Response) -> Homes:
     body = json_object(response)
     nodes, lists = body.get("nodes"), body.get("homes")
     if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
-        raise _wrong(response, "has no list of nodes")
+        raise wrong(response, "has no list of nodes")
     if not isinstance(lists, list) or not lists or len(lists) & (len(lists) - 1):
-        raise _wrong(response, "has no list of partitions, or not a power of two of them")
+        raise wrong(response, "has no list of partitions, or not a power of two of them")
     for places in lists:
         if not isinstance(places, list) or not all(type(it) is int and 0 <= it < len(nodes) for it in places):
-            raise _wrong(response, "has a partition whose nodes are not in the list")
+            raise wrong(response, "has a partition whose nodes are not in the list")
     return Homes(tuple(nodes), tuple(tuple(places) for places in lists))
 
 
@@ -230,25 +232,25 @@ def outcome(given: Facts) -> Outcome:
 def _siblings(response: Response) -> tuple[Sibling, ...]:
     listed = json_object(response).get("siblings")
     if not isinstance(listed, list) or not listed:
-        raise _wrong(response, "has no list of siblings")
+        raise wrong(response, "has no list of siblings")
     return tuple(_sibling(response, each) for each in listed)
 
 
 def _sibling(response: Response, fields: Any) -> Sibling:
     if not isinstance(fields, dict) or not isinstance(fields.get("dot"), str):
-        raise _wrong(response, "has a sibling without a dot")
+        raise wrong(response, "has a sibling without a dot")
     writer, at = _text(fields, "writer"), _text(fields, "written_at")
     if fields.get("deleted") is True:
         return Sibling(fields["dot"], b"", deleted=True, writer=writer, written_at=at)
     value, meta = fields.get("value"), fields.get("meta", {})
     if not isinstance(value, str) or not isinstance(meta, dict):
-        raise _wrong(response, "has a sibling without a value")
+        raise wrong(response, "has a sibling without a value")
     if not all(isinstance(text, str) for text in meta.values()):
-        raise _wrong(response, "has a sibling with metadata that is no text")
+        raise wrong(response, "has a sibling with metadata that is no text")
     try:
         content = _content(value, fields.get("encoding"))
     except ValueError as error:
-        raise _wrong(response, f"has a sibling with a value that cannot be decoded: {error}") from error
+        raise wrong(response, f"has a sibling with a value that cannot be decoded: {error}") from error
     return Sibling(
         fields["dot"],
         content,
@@ -282,17 +284,18 @@ def _meta(response: Response) -> Mapping[str, str]:
 def json_object(response: Response) -> dict[str, Any]:
     """Read an answer whose body is a JSON object."""
     if response.media_type != "application/json":
-        raise _wrong(response, "is not JSON")
+        raise wrong(response, "is not JSON")
     try:
         body = json.loads(response.body)
     except (ValueError, RecursionError) as error:
-        raise _wrong(response, f"is not readable JSON: {error}") from error
+        raise wrong(response, f"is not readable JSON: {error}") from error
     if not isinstance(body, dict):
-        raise _wrong(response, "is not a JSON object")
+        raise wrong(response, "is not a JSON object")
     return body
 
 
-def _wrong(response: Response, what: str) -> ProtocolError:
+def wrong(response: Response, what: str) -> ProtocolError:
+    """Return the error for an answer that no node gives."""
     status = response.status
     facts_ = Facts(status=status, request_id=response.header("x-request-id"))
     return ProtocolError(f"the answer (status {status}) {what}; is this a Quorate node?", facts=facts_)
@@ -303,14 +306,15 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _count(text: str | None) -> int | None:
+def count(text: str | None) -> int | None:
+    """Return a header's number, if it is one."""
     return int(text) if text is not None and _COUNT.fullmatch(text) else None
 
 
 def _retry_after_s(text: str | None) -> float | None:
     """Only seconds: a date would depend on two clocks."""
-    count = _count(text)
-    return None if count is None else min(float(count), _RETRY_AFTER_S_MAX)
+    seconds = count(text)
+    return None if seconds is None else min(float(seconds), _RETRY_AFTER_S_MAX)
 
 
 def _utf8(value: bytes) -> str | None:

@@ -7,12 +7,13 @@ import json
 import re
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from .errors import InvalidArgument
 from .model import Absent, ContextLike, Count, GetOptions, Sibling, Siblings, Source, Value, Written
+from .typed import ChangeOptions, TypedDeleteOptions, TypedGetOptions, removes
 
 Body: TypeAlias = "bytes | Iterable[bytes] | AsyncIterable[bytes]"
 
@@ -36,10 +37,14 @@ class Request:
     """Bucket and key, for the choice of a node that stores the key."""
     streams: bool = False
     """Whether the value of the answer is to be left unread."""
+    once: bool = False
+    """Whether it must not be sent again once it may have been carried out."""
 
     @property
     def repeatable(self) -> bool:
-        """Whether the body can be sent more than once."""
+        """Whether it can be sent more than once."""
+        if self.once:
+            return False
         return isinstance(self.body, bytes) or callable(self.body)
 
 
@@ -109,6 +114,46 @@ def keep(siblings: Siblings[Any], sibling: Sibling, options: WriteOptions) -> Re
     return _write(method="POST", path=path, place=(bucket, key), options=options, headers=headers, body=body)
 
 
+def typed_get(bucket: str, key: str, options: TypedGetOptions) -> Request:
+    """`GET /types/{bucket}/{key}`."""
+    target = _key_path("types", bucket, key) + _query(**options)
+    return Request("GET", target, place=(bucket, key))
+
+
+def change(
+    place: tuple[str, str],
+    operation: Mapping[str, Any],
+    options: ChangeOptions,
+    context: ContextLike | None,
+    *,
+    once: bool = False,
+) -> Request:
+    """`POST /types/{bucket}/{key}`."""
+    if context is None and removes(operation):
+        raise InvalidArgument("context: what removes needs one; read, and change what was read")
+    bucket, key = place
+    rest: dict[str, Any] = dict(options)
+    also = {"return_body": True} if rest.pop("return_body", False) else {}
+    headers = [("Content-Type", "application/json")]
+    request = _write(
+        method="POST",
+        path=_key_path("types", bucket, key),
+        place=place,
+        options=WriteOptions(context, **rest),
+        headers=headers,
+        body=json.dumps(operation).encode(),
+        also=also,
+    )
+    return replace(request, once=once)
+
+
+def typed_delete(bucket: str, key: str, context: ContextLike | None, options: TypedDeleteOptions) -> Request:
+    """`DELETE /types/{bucket}/{key}`."""
+    path = _key_path("types", bucket, key)
+    write = WriteOptions(context, **options)
+    return _write(method="DELETE", path=path, place=(bucket, key), options=write, headers=[], body=b"")
+
+
 def keys(bucket: str, prefix: str, limit: int | None, cursor: str | None) -> Request:
     """`GET /keys/{bucket}`."""
     query = _query(prefix=prefix or None, limit=limit, cursor=cursor)
@@ -122,8 +167,11 @@ def get_bucket(bucket: str) -> Request:
 
 def set_bucket(bucket: str, properties: Mapping[str, Any]) -> Request:
     """`PUT /buckets/{bucket}`: a change to the same properties may be repeated."""
+    given = dict(properties)
+    if given.get("conflicts") == "merged":  # what only answers say, of a bucket with a type
+        del given["conflicts"]
     try:
-        body = json.dumps(dict(properties)).encode()
+        body = json.dumps(given).encode()
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"properties: cannot be JSON: {error}") from error
     headers = (("Content-Type", "application/json"),)
@@ -149,6 +197,7 @@ def _write(
     options: WriteOptions,
     headers: list[tuple[str, str]],
     body: Body | Callable[[], Any],
+    also: Mapping[str, Any] | None = None,
 ) -> Request:
     query = _query(
         w=options.w,
@@ -156,6 +205,7 @@ def _write(
         sloppy=options.sloppy,
         timeout_ms=options.timeout_ms,
         explain=options.explain or None,
+        **(also or {}),
     )
     context = _context_text(options.context)
     if context is not None:
@@ -200,7 +250,8 @@ def _context_text(context: ContextLike | None) -> str | None:
     if isinstance(context, Absent):
         return None  # never written: there is nothing to replace
     raise InvalidArgument(
-        "context: this write left other siblings, which you have not seen; read the key again"
+        "context: this answer has none (a write that left other siblings, a change without return_body);"
+        " read the key again"
     )
 
 

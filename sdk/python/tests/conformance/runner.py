@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import quorate
 
+from . import typed
 from .servers import Proxy, Sent, Stub, value_bytes
 
 Call = Callable[[Callable[[], Any]], Any]
@@ -34,6 +36,7 @@ OPS: dict[str, set[str]] = {
     "set_bucket": {"properties"},
     "reset_bucket": set(),
     "nodes": set(),
+    **typed.OPS,
 }
 OPTIONS = ("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta")
 
@@ -228,6 +231,23 @@ class Runner:
     def do_reset_bucket(self, step: dict[str, Any]) -> Any:
         return self.call(lambda: self.client.reset_bucket(self.bucket_of(step)))
 
+    def do_typed_get(self, step: dict[str, Any]) -> Any:
+        handle = typed.handle(self.client, step["type"], self.bucket_of(step), step["key"])
+        return self.call(lambda: handle.get(**self.options(step)))
+
+    def do_change(self, step: dict[str, Any]) -> Any:
+        handle = typed.handle(self.client, step["type"], self.bucket_of(step), step["key"])
+        options = self.options(step)
+        if step.get("return_body"):
+            options["return_body"] = True
+        if step.get("at_most_once"):
+            options["at_most_once"] = True
+        return self.call(lambda: typed.change(handle, step["type"], step["operation"], options))
+
+    def do_typed_delete(self, step: dict[str, Any]) -> Any:
+        handle = typed.handle(self.client, step["type"], self.bucket_of(step), step["key"])
+        return self.call(lambda: handle.delete(**self.options(step)))
+
     def do_nodes(self, _step: dict[str, Any]) -> Any:
         return self.call(self.client.nodes)
 
@@ -250,6 +270,8 @@ def kind_of(value: Any) -> str:
         return "siblings"
     if isinstance(value, (quorate.Value, Streamed)):
         return "value"
+    if isinstance(value, (quorate.Typed, quorate.Applied)):
+        return "typed" if isinstance(value, quorate.Typed) else "applied"
     return "written" if isinstance(value, quorate.Written) else type(value).__name__
 
 
@@ -266,6 +288,8 @@ ACTUAL: dict[str, Callable[[Result], Any]] = {
     "keys": lambda result: list(result.value.keys),
     "complete": lambda result: result.value.complete,
     "has_cursor": lambda result: result.value.cursor is not None,
+    "typed_value": lambda result: typed.shown(result.value),
+    "exists": lambda result: getattr(result.value, "read", result.value).exists,
     "explained": lambda result: result.value.explain_id is not None,
 }
 OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
@@ -304,6 +328,8 @@ def _compared(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
         wanted = sorted(value_bytes(each) for each in wanted)
     if name == "content_types":
         wanted = sorted(wanted)
+    if name == "typed_value" and isinstance(wanted, str) and typed.is_total(result.value):
+        wanted = int(wanted)
     if name in ACTUAL:
         return ACTUAL[name](result), wanted
     return _bounded(name, wanted, result)
@@ -336,7 +362,7 @@ def _as_expected(sent: Sent, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return the request in the form of its expectation, with only what that names."""
     shown: dict[str, Any] = {}
     for name, expected in wanted.items():
-        actual = getattr(sent, name)
+        actual = json.loads(sent.body) if name == "json" else getattr(sent, name)
         if name == "headers":
             given = {key: actual.get(key) for key in expected}
             actual = {key: "*" if expected[key] == "*" and text else text for key, text in given.items()}

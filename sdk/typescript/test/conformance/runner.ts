@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 
 import * as quorate from "../../src/index.js";
+import * as typed from "./typed.js";
 import { type Json, Proxy, type Sent, Stub, valueBytes } from "./servers.js";
 
 export interface Case {
@@ -35,6 +36,7 @@ const OPS: Record<string, readonly string[]> = {
   set_bucket: ["properties"],
   reset_bucket: [],
   nodes: [],
+  ...typed.OPS,
 };
 
 /** What came of a step. */
@@ -154,6 +156,10 @@ class Runner {
         return this.client.resetBucket(bucket);
       case "nodes":
         return this.client.nodes();
+      case "typed_get":
+      case "change":
+      case "typed_delete":
+        return typed.perform(this.client, step, bucket, options);
       default:
         throw new Error(`unknown op ${step.op}`);
     }
@@ -309,6 +315,10 @@ function compared(name: string, wanted: any, result: Result): [unknown, unknown]
       return [Object.fromEntries(Object.keys(wanted).map((it) => [it, value[it]])), wanted];
     case "nodes_min":
       return [value.length >= wanted, true];
+    case "typed_value":
+      return typed.compared(value, wanted);
+    case "exists":
+      return [(value.read ?? value).exists, wanted];
     case "explained":
       return [value.explainId !== undefined, wanted];
     case "took_ms_min":
@@ -339,9 +349,10 @@ function hasOneKey(sent: readonly Sent[]): boolean {
 /** The request in the form of its expectation, with only what that names. */
 function asExpected(sent: Sent, wanted: Json): Json {
   const known = sent as unknown as Json;
-  refuseUnknown("sent", Object.keys(wanted), Object.keys(known));
+  refuseUnknown("sent", Object.keys(wanted), [...Object.keys(known), "json"]);
   return Object.fromEntries(
     Object.keys(wanted).map((name) => {
+      if (name === "json") return [name, JSON.parse(sent.body)];
       if (name !== "headers") return [name, known[name]];
       const pairs = Object.entries(wanted["headers"] as Record<string, string>).map(([header, text]) => {
         const given = sent.headers[header];
