@@ -59,7 +59,8 @@ const FILES: &[File] = files! {
         "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "format.js"
         "history.js" "holders.js" "inspect.js" "jobs.js" "layout.js" "layout_compare.js"
         "layout_plan.js" "layout_view.js" "live.js" "merge.js" "overview.js"
-        "login.js" "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js" "value.js";
+        "login.js" "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js"
+        "typed.js" "typed_view.js" "value.js";
     STYLE: "style.css";
     IMAGE: "icon.svg";
 };

@@ -104,6 +104,7 @@ export function explain(error) {
     sibling_gone: "Look at the key again, then decide again.",
     bad_context: "Look at the key again.",
     too_many_siblings: "Resolve the conflict first.",
+    bucket_not_empty: "Give the type to a bucket without keys.",
   };
   const outcome =
     {

@@ -4,8 +4,15 @@ import { ask, explain, get } from "./api.js";
 import { confirm } from "./dialog.js";
 import { badge, draw, field, h, notice, panel, select, table, unseen } from "./dom.js";
 import { number, words } from "./promise.js";
+import { TYPES } from "./typed.js";
 
 const PROPERTIES = [
+  [
+    "type",
+    "Type",
+    "What the keys hold: bytes, or values that replicas merge. A bucket gets a type only while it has no keys, " +
+      "and keeps it.",
+  ],
   ["n", "N", "Copies of each key."],
   ["r", "R", "Replicas that must answer a read: a number, one, quorum or all."],
   ["w", "W", "Replicas that must have stored a write: a number, one, quorum or all."],
@@ -106,7 +113,7 @@ function row(it, page, act) {
             class: name in it.set ? "set" : "dim",
             title: name in it.set ? "set for this bucket" : "the default",
           },
-          String(it.properties[name]),
+          String(it.properties[name] ?? "value"),
         ),
       ),
       summary(it.properties, page.nodes),
@@ -125,7 +132,7 @@ function defaultsRow(defaults, page) {
     class: "defaults",
     cells: [
       h("i", null, "defaults"),
-      ...PROPERTIES.map(([name]) => String(defaults[name])),
+      ...PROPERTIES.map(([name]) => String(defaults[name] ?? "value")),
       summary(defaults, page.nodes),
       "",
     ],
@@ -191,7 +198,11 @@ function editor(page, act) {
     ...Array.from({ length: page.nodes }, (_, at) => String(at + 1)),
     ...(name === "n" ? [] : ["one", "quorum", "all"]),
   ];
+  const has = setOf(page, bucket).type;
   const options = {
+    type: has
+      ? [[has, typeName(has)]]
+      : [["", "value: bytes"], ...Object.keys(TYPES).map((it) => [it, typeName(it)])],
     n: counts("n"),
     r: counts("r"),
     w: counts("w"),
@@ -202,6 +213,8 @@ function editor(page, act) {
     function () {
       if (this.value === "") delete page.draft[name];
       else page.draft[name] = parse(name, this.value);
+      // What merges has no conflicts.
+      if (page.draft.type) delete page.draft.conflicts;
       act.show();
     };
   const wanted = { ...defaults, ...page.draft };
@@ -213,6 +226,8 @@ function editor(page, act) {
     nodes: page.nodes,
     homes: wanted.n,
   });
+  const { merges } = TYPES[page.draft.type] ?? {};
+  if (merges) effect.push({ kind: page.draft.type === "register_lww" ? "warn" : "good", text: merges });
   return panel(
     `Properties of ${bucket}`,
     { class: "editor" },
@@ -228,7 +243,17 @@ function editor(page, act) {
         },
       },
       PROPERTIES.map(([name, title, help]) =>
-        field(title, select({ on: { change: change(name) } }, options[name], page.draft[name] ?? ""), help),
+        name === "conflicts" && page.draft.type
+          ? null
+          : field(
+              title,
+              select(
+                { disabled: name === "type" && Boolean(has), on: { change: change(name) } },
+                options[name],
+                page.draft[name] ?? "",
+              ),
+              help,
+            ),
       ),
       h("div", { class: "promise" }, h("h3", null, "What this promises"), promiseList(effect)),
       h(
@@ -247,7 +272,7 @@ function editor(page, act) {
           },
           "Close",
         ),
-        Object.keys(setOf(page, bucket)).length
+        Object.keys(setOf(page, bucket)).some((name) => name !== "type")
           ? h(
               "button",
               { type: "button", class: "danger", on: { click: () => reset(page, act) } },
@@ -276,6 +301,11 @@ export function promiseList(said) {
   );
 }
 
+function typeName(type) {
+  const name = TYPES[type]?.name.toLowerCase() ?? "of a later release";
+  return name === type ? type : `${type}: ${name}`;
+}
+
 function parse(name, value) {
   if (name === "sloppy") return value === "true";
   return /^\d+$/.test(value) ? Number(value) : value;
@@ -284,7 +314,8 @@ function parse(name, value) {
 async function review(page, act) {
   const { defaults } = page.list;
   const [bucket, before, after] = [page.edited, setOf(page, page.edited), page.draft];
-  const shown = (set, name) => (name in set ? String(set[name]) : `default (${defaults[name]})`);
+  const shown = (set, name) =>
+    name in set ? String(set[name]) : name === "type" ? "value" : `default (${defaults[name]})`;
   const changes = PROPERTIES.filter(([name]) => before[name] !== after[name]);
   if (changes.length === 0) {
     page.told = { kind: "note", text: "Nothing is different." };
@@ -308,6 +339,12 @@ async function review(page, act) {
               "work goes into repair.",
           )
         : null,
+      after.type && !before.type
+        ? notice(
+            "warn",
+            "The type stays: it can be given only while the bucket has no keys, and not taken back.",
+          )
+        : null,
       after.conflicts === "lww" && isOther("conflicts")
         ? notice("warn", "With lww, of two concurrent writes one is lost without a trace.")
         : null,
@@ -322,7 +359,7 @@ async function reset(page, act) {
     title: `Reset ${bucket}?`,
     action: "Reset on all nodes",
     danger: true,
-    body: h("p", null, "All its properties follow the defaults again. Keys are not touched."),
+    body: h("p", null, "All its properties but a type follow the defaults again. Keys are not touched."),
   });
   if (yes) await act.change(bucket, null, `${bucket} follows the defaults.`);
 }

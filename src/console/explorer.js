@@ -4,6 +4,7 @@ import { ask, explain, get, keyPath, query, Refused } from "./api.js";
 import { draw } from "./dom.js";
 import { body } from "./explorer_view.js";
 import { number } from "./promise.js";
+import { typedKey } from "./typed.js";
 
 const PAGE = 100;
 /** How often to ask for what happened after the answer, in milliseconds. */
@@ -23,6 +24,8 @@ export function explorer(main, [bucket = "", key = ""], say) {
     complete: true,
     keysFailed: null,
     terms: null,
+    type: "value",
+    typed: null,
     homesN: 3,
     context: null,
     answer: null,
@@ -65,20 +68,36 @@ function actions(page, show, say) {
         answer: null,
         trace: null,
         located: null,
+        typed: null,
         failed: null,
       });
       if (isOther && bucket) await Promise.all([act.properties(), act.list(false)]);
-      if (bucket && key) await act.locate();
+      if (bucket && key) await Promise.all([act.locate(), act.openTyped()]);
       show();
     },
     async properties() {
       try {
-        const { n, r, w, sloppy } = await get(`/buckets/${encodeURIComponent(page.bucket)}`);
+        const { n, r, w, sloppy, type } = await get(`/buckets/${encodeURIComponent(page.bucket)}`);
+        page.type = type ?? "value";
         page.homesN = n;
         page.terms = { n, r: number(r, n), w: number(w, n), sloppy };
       } catch (error) {
         page.failed = explain(error);
       }
+    },
+    async openTyped() {
+      if (page.type === "value") return;
+      const { bucket, key, type } = page;
+      page.typed = typedKey({
+        bucket,
+        key,
+        type,
+        show,
+        say,
+        terms: () => page.terms ?? {},
+        changed: () => act.list(false),
+      });
+      await page.typed.load();
     },
     async list(more) {
       try {

@@ -9,6 +9,7 @@ import { live } from "./live.js";
 import { words } from "./promise.js";
 import { ringDrawing } from "./ring.js";
 import { timeline } from "./timeline.js";
+import { typedPanels } from "./typed_view.js";
 import { valueView } from "./value.js";
 
 /** All parts of the page. */
@@ -24,6 +25,7 @@ export function body(page, act) {
         { class: "column" },
         request(page, act),
         page.failed ? notice("bad", page.failed) : null,
+        page.typed ? typedPanels(page.typed) : null,
         page.answer ? answerPanel(page) : null,
         page.answer ? tracePanel(page) : null,
         page.located && page.ring ? placePanel(page) : null,
@@ -163,6 +165,12 @@ function request(page, act) {
           ),
         )
       : null,
+    page.type === "value" ? editor(page, act, isReady) : null,
+  );
+}
+
+function editor(page, act, isReady) {
+  return [
     field(
       "Value to write",
       h("textarea", {
@@ -209,7 +217,7 @@ function request(page, act) {
         "Delete",
       ),
     ),
-  );
+  ];
 }
 
 function slider(name, value, max, what, set) {

@@ -7,6 +7,11 @@ export function count(value) {
   return typeof value === "number" && Number.isFinite(value) ? GROUPED.format(value) : "–";
 }
 
+/** A whole number of any size, or its digits, with separators. */
+export function whole(value) {
+  return GROUPED.format(BigInt(value));
+}
+
 /** A rate per second: few digits, the more the smaller. */
 export function rate(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";

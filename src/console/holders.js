@@ -1,7 +1,7 @@
-// Which node holds which sibling, as a table.
+// Which node holds which sibling, or how many parts of a typed value, as tables.
 
 import { badge, h, table } from "./dom.js";
-import { list, shortDot } from "./format.js";
+import { list, many, shortDot } from "./format.js";
 
 const REPLICAS = {
   ok: ["good", "up to date"],
@@ -13,6 +13,45 @@ const REPLICAS = {
 
 /** The letter of a sibling on the page. */
 export const letter = (at) => (at < 26 ? String.fromCharCode(65 + at) : String(at + 1));
+
+/** The table of a typed value: how many of its parts each node holds. */
+export function partHolders({ siblings, replicas, fallbacks }) {
+  const known = new Set(siblings.map((it) => it.dot));
+  const homes = replicas.map((it) => {
+    const held = it.dots?.filter((dot) => known.has(dot)).length;
+    const old = it.dots ? it.dots.length - held : 0;
+    return {
+      key: it.node,
+      cells: [
+        it.node,
+        "home replica",
+        it.dots ? `${held} of ${known.size}` : "?",
+        [
+          badge(...(REPLICAS[it.state] ?? ["note", it.state])),
+          old ? h("span", { class: "dim" }, ` and ${old} that others have replaced or removed`) : null,
+        ],
+      ],
+    };
+  });
+  const others = fallbacks.map((it) => ({
+    key: it.node,
+    cells: [
+      it.node,
+      "fallback",
+      it.state === "unreachable"
+        ? "?"
+        : many(siblings.filter((part) => part.hinted_at.includes(it.node)).length, "as a hint", "as hints"),
+      it.state === "unreachable"
+        ? badge("bad", "unreachable")
+        : h(
+            "span",
+            { class: "dim" },
+            it.hints_for.length ? `keeps hints for ${list(it.hints_for)}` : "keeps no hint",
+          ),
+    ],
+  }));
+  return table("Nodes and the parts they hold", ["Node", "Role", "Parts", "State"], [...homes, ...others]);
+}
 
 /** The table of an inspection. */
 export function holders(report) {

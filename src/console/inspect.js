@@ -9,6 +9,8 @@ import { ago, bytes, list, many, shortDot } from "./format.js";
 import { historyView } from "./history.js";
 import { holders, letter } from "./holders.js";
 import { mergeEditor, startMerge } from "./merge.js";
+import { typedKey } from "./typed.js";
+import { typedPanels } from "./typed_view.js";
 import { diffView, pretty, read, valueView } from "./value.js";
 
 // What resolutions on this page superseded, by key: no other page knows it.
@@ -20,6 +22,7 @@ export function inspect(main, bucket, key, say) {
     bucket,
     key,
     report: null,
+    typed: null,
     failed: null,
     told: null,
     left: 0,
@@ -37,6 +40,11 @@ export function inspect(main, bucket, key, say) {
       try {
         page.report = await get(keyPath("siblings", bucket, key));
         page.failed = null;
+        const { type = "value" } = page.report;
+        if (type !== "value") {
+          page.typed ??= typedKey({ bucket, key, type, show, say });
+          await page.typed.load();
+        }
         const all = page.report.siblings.length;
         page.left = Math.min(page.left, Math.max(all - 2, 0));
         page.right = Math.min(Math.max(page.right, page.left + 1), Math.max(all - 1, 0));
@@ -94,7 +102,9 @@ function body(page, act, known) {
     h(
       "nav",
       { class: "crumbs", "aria-label": "Where" },
-      h("a", { href: "#/conflicts" }, "Conflicts"),
+      page.typed
+        ? h("a", { href: `#/keys/${encodeURIComponent(page.bucket)}` }, "Keys")
+        : h("a", { href: "#/conflicts" }, "Conflicts"),
       h("span", { "aria-hidden": "true" }, "›"),
       h("span", null, page.bucket),
     ),
@@ -107,26 +117,21 @@ function body(page, act, known) {
   if (!report)
     return [...head, ...notices, page.failed ? null : h("p", { class: "empty" }, "Asking every node")];
   const { siblings } = report;
+  if (page.typed)
+    return [
+      ...head,
+      placeBar(page, act, badge("good", "its parts are merged")),
+      ...notices,
+      typedPanels(page.typed),
+    ];
   return [
     ...head,
-    h(
-      "div",
-      { class: "bar" },
+    placeBar(
+      page,
+      act,
       report.conflict
         ? badge("warn", `${siblings.length} siblings in conflict`)
         : badge("good", siblings.length ? "one value, no conflict" : "never written, or reaped"),
-      h(
-        "span",
-        { class: "dim" },
-        `partition ${report.partition}, N = ${report.n}` +
-          (report.conflicts === "lww" ? ", last writer wins" : ""),
-      ),
-      h("button", { type: "button", on: { click: act.load } }, "Look again"),
-      h(
-        "a",
-        { href: `#/keys/${encodeURIComponent(page.bucket)}/${encodeURIComponent(page.key)}` },
-        "Open in Keys",
-      ),
     ),
     ...notices,
     siblings.length
@@ -149,6 +154,27 @@ function body(page, act, known) {
       panel("Causal history", null, historyView(report, known)),
     ),
   ];
+}
+
+function placeBar(page, act, state) {
+  const { report } = page;
+  return h(
+    "div",
+    { class: "bar" },
+    state,
+    h(
+      "span",
+      { class: "dim" },
+      `partition ${report.partition}, N = ${report.n}` +
+        (report.conflicts === "lww" ? ", last writer wins" : ""),
+    ),
+    page.typed ? null : h("button", { type: "button", on: { click: act.load } }, "Look again"),
+    h(
+      "a",
+      { href: `#/keys/${encodeURIComponent(page.bucket)}/${encodeURIComponent(page.key)}` },
+      "Open in Keys",
+    ),
+  );
 }
 
 function card(sibling, at, page, act) {

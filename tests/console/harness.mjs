@@ -23,6 +23,9 @@ const FLAGS = [
 export const URLS = process.env.CONSOLE_URLS.split(",");
 const SCRIPTS = process.env.CONSOLE_SCRIPTS;
 const SHOTS = process.env.CONSOLE_SHOTS;
+/** Whether the page gets the console's files from the source, and not from the node, which then need not be built. */
+const FROM_DISK = Boolean(process.env.CONSOLE_FROM_DISK);
+const MEDIA_TYPES = { js: "text/javascript", css: "text/css", svg: "image/svg+xml" };
 /** The longest that a test waits for what it expects. */
 export const PATIENCE_MS = Number(process.env.CONSOLE_PATIENCE_MS ?? 30_000);
 
@@ -46,6 +49,7 @@ export async function withPage(options, test) {
     const page = await browser.newPage();
     page.setDefaultTimeout(PATIENCE_MS);
     const wrong = await watchFor(page, urls);
+    if (FROM_DISK) await serveFromDisk(page);
     try {
       await test(page);
     } catch (error) {
@@ -90,6 +94,14 @@ async function watchFor(page, urls) {
     if (url.protocol.startsWith("http") && !own.has(url.host)) wrong.push(`request to ${url.host}`);
   });
   return wrong;
+}
+
+async function serveFromDisk(page) {
+  await page.route(/\/console\/[0-9a-f]{16}\/\w+\.(js|css|svg)$/, (route) => {
+    const name = new URL(route.request().url()).pathname.split("/").at(-1);
+    const path = join(process.env.CONSOLE_SOURCE, name);
+    return route.fulfill({ path, contentType: MEDIA_TYPES[name.split(".").at(-1)] });
+  });
 }
 
 /** Opens a page of the console, and waits until it is live. */

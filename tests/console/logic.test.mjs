@@ -243,3 +243,64 @@ test("the ring after a change has the zones of after", async () => {
   assert.deepEqual(zones("after"), ["n1 z", "n3 c", "n4 b", "n5 e"], "one that replaces takes over the zone");
   assert.deepEqual(ringOf(known, planned, "before").order, ringOf(known, planned, "after").order);
 });
+
+test("numbers beyond what a double holds are read digit by digit", async () => {
+  const { exact, increment } = await load("typed");
+  const { whole } = await load("format");
+  const read = exact(
+    '{"value":9223372036854775807,"n":3,"text":"{\\"value\\":9223372036854775807}","__proto__":[1]}',
+  );
+  assert.deepEqual([read.value, read.n, read.text.length], ["9223372036854775807", 3, 29]);
+  assert.ok(Object.hasOwn(read, "__proto__"));
+  assert.equal(whole(read.value), "9,223,372,036,854,775,807");
+  assert.equal(whole("-170141183460469231731687303715884105728").length, 52);
+  assert.equal(increment(" +5 ", -1).body, '{"increment":-5}');
+  assert.equal(increment("9223372036854775807", 1).body, '{"increment":9223372036854775807}');
+  assert.equal(increment("9223372036854775808", -1).body, '{"increment":-9223372036854775808}');
+  for (const [text, sign] of [
+    ["", 1],
+    ["1.5", 1],
+    ["five", 1],
+    ["9223372036854775808", 1],
+    ["-9223372036854775808", -1],
+  ]) {
+    assert.equal(increment(text, sign), null, text);
+  }
+});
+
+test("elements and fields have their parts, read or not", async () => {
+  const { elementsOf, fieldChange, fieldsOf } = await load("typed");
+  const part = (dot, content) => ({ dot, content });
+  assert.deepEqual(
+    elementsOf(["a", "__proto__"], [part(1, "a"), part(2, "b"), part(3, "a")]).map((it) => [
+      it.name,
+      it.isRead,
+      it.parts.map((each) => each.dot),
+    ]),
+    [
+      ["a", true, [1, 3]],
+      ["__proto__", true, []],
+      ["b", false, [2]],
+    ],
+  );
+  const of = (field, type, content) => ({ field, type, content });
+  const value = JSON.parse('{"__proto__":{"flag":true},"tags":{"register_lww":"x","set":["y"]}}');
+  const parts = [
+    part(1, of("tags", "set", "y")),
+    part(2, of("tags", "register_lww", "x")),
+    part(3, of("__proto__", "flag", "")),
+    part(4, null),
+  ];
+  assert.deepEqual(
+    fieldsOf(value, parts).map((it) => [it.name, it.type, it.isFirst, it.parts.map((each) => each.dot)]),
+    [
+      ["__proto__", "flag", true, [3]],
+      ["tags", "register_lww", true, [2]],
+      ["tags", "set", false, [1]],
+    ],
+  );
+  assert.equal(
+    fieldChange({ field: "__proto__", how: "remove", text: "x" }),
+    '{"update":{"__proto__":{"set":{"remove":["x"]}}}}',
+  );
+});
