@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
 ///
 /// # Errors
 /// What kept it from measuring.
-pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
+pub(crate) async fn measure(mut args: Args) -> Result<Summary, String> {
     let nodes = path::nodes(&args.nodes, args.ca.as_deref()).await?;
     let slow = args.slow_readers > 0 || args.slow_uploads > 0 || args.idle_connections > 0;
     if slow && nodes.iter().any(|node| node.secure.is_some()) {
@@ -62,8 +62,15 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
             "slow and idle clients speak http, not https: name the nodes by http://".to_owned()
         );
     }
-    let conflicts = if args.conflicts.is_some() { "siblings" } else { "lww" };
-    make_bucket(&nodes, &args.bucket, conflicts).await?;
+    let property = match (args.op.data_type(), args.conflicts) {
+        (Some(data_type), _) => {
+            args.bucket = format!("{}-{data_type}", args.bucket);
+            ("type", data_type)
+        }
+        (None, Some(_)) => ("conflicts", "siblings"),
+        (None, None) => ("conflicts", "lww"),
+    };
+    make_bucket(&nodes, &args.bucket, property).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let homes = match args.route {
         Route::Any => None,
@@ -81,7 +88,10 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
         homes,
         args,
     });
-    if job.args.op != Op::Put && !job.args.skip_preload && !job.args.any_value {
+    if matches!(job.args.op, Op::Get | Op::Delete | Op::Mixed)
+        && !job.args.skip_preload
+        && !job.args.any_value
+    {
         preload(&job).await?;
     }
     let slow = slow::start(&job);
@@ -93,11 +103,15 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Sets the bucket's conflict mode, and waits until every node knows it.
-async fn make_bucket(nodes: &[Node], bucket: &str, conflicts: &str) -> Result<(), String> {
+/// Sets a property of the bucket, and waits until every node knows it.
+pub(crate) async fn make_bucket(
+    nodes: &[Node],
+    bucket: &str,
+    (name, value): (&str, &str),
+) -> Result<(), String> {
     let path = format!("/buckets/{bucket}");
     let headers = [("Content-Type", "application/json")];
-    let body = format!(r#"{{"conflicts":"{conflicts}"}}"#);
+    let body = format!(r#"{{"{name}":"{value}"}}"#);
     let body = body.as_bytes();
     let put = Request { method: "PUT", path: &path, headers: &headers, body };
     let get = Request { method: "GET", path: &path, headers: &[], body: b"" };
@@ -114,7 +128,7 @@ async fn make_bucket(nodes: &[Node], bucket: &str, conflicts: &str) -> Result<()
         loop {
             let answer = client.send(&get).await.map_err(asked)?;
             let known: serde_json::Value = serde_json::from_slice(answer.body).unwrap_or_default();
-            if known.get("conflicts").and_then(|it| it.as_str()) == Some(conflicts) {
+            if known.get(name).and_then(|it| it.as_str()) == Some(value) {
                 break;
             }
             if Instant::now() >= deadline {

@@ -2,9 +2,11 @@
 //!
 //! It knows the cluster only by its HTTP contract, through a small client of its own ([`http`]):
 //! * [`load`] measures PUT, GET and DELETE, checking each answer;
+//! * [`batch`] compares single requests with batches;
 //! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run;
 //! * [`report`] makes a table of saved measurements, and [`plot`] a picture.
 
+mod batch;
 mod ceiling;
 mod describe;
 #[cfg(test)]
@@ -50,6 +52,7 @@ struct Cli {
 enum Command {
     Run(plan::Args),
     Standard(standard::Args),
+    Batch(batch::Args),
     Table(report::Args),
     Plot(plot::Args),
     CeilingServer(ceiling::Args),
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<Outcome, String> {
     match command {
         Command::Run(args) => block_on(one(), load::run(args))?,
         Command::Standard(args) => block_on(one(), standard::run(args))?,
+        Command::Batch(args) => block_on(one(), batch::run(args))?,
         Command::Table(args) => report::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::CeilingServer(args) => block_on(many(), ceiling::serve(args))?

@@ -16,6 +16,10 @@ pub(crate) enum Op {
     Delete,
     /// PUT, GET and DELETE in the ratio of `--mix`.
     Mixed,
+    /// Only increments of counters by 1, in the bucket that `--bucket` names, with `-counter` after it.
+    Increment,
+    /// Only adds of one of 20 elements to sets, in the bucket with `-set` after its name.
+    Add,
 }
 
 impl Op {
@@ -25,6 +29,17 @@ impl Op {
             Op::Get => "get",
             Op::Delete => "delete",
             Op::Mixed => "mixed",
+            Op::Increment => "increment",
+            Op::Add => "add",
+        }
+    }
+
+    /// The type that its bucket must have.
+    pub(crate) fn data_type(self) -> Option<&'static str> {
+        match self {
+            Op::Put | Op::Get | Op::Delete | Op::Mixed => None,
+            Op::Increment => Some("counter"),
+            Op::Add => Some("set"),
         }
     }
 }

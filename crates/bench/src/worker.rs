@@ -17,6 +17,8 @@ use crate::value::{self, ValueGen};
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many elements the sets of `--op add` have.
+const ELEMENTS: u64 = 20;
 /// How many keys are drawn to find one that a node holds: a node may hold none at all.
 const DRAWS_MAX: usize = 1000;
 /// The longest `Retry-After` that is honoured, in seconds.
@@ -83,17 +85,22 @@ impl<'a> Worker<'a> {
         let job = self.job;
         let op = match job.args.op {
             Op::Mixed => job.args.mix.draw(&mut self.dice),
-            op @ (Op::Put | Op::Get | Op::Delete) => op,
+            op @ (Op::Put | Op::Get | Op::Delete | Op::Increment | Op::Add) => op,
         };
         let key = match job.args.op {
             // Each key is deleted once.
             Op::Delete => job.chooser.next_in_turn(),
-            Op::Put | Op::Get | Op::Mixed => self.next_key(),
+            Op::Put | Op::Get | Op::Mixed | Op::Increment | Op::Add => self.next_key(),
         };
         let ended = match op {
             Op::Put => self.put(key).await,
             Op::Delete => self.delete(key).await,
             Op::Get | Op::Mixed => self.get(key).await,
+            Op::Increment => self.change(key, r#"{"increment":1}"#).await,
+            Op::Add => {
+                let element = self.dice.below(ELEMENTS);
+                self.change(key, &format!(r#"{{"add":["element {element}"]}}"#)).await
+            }
         };
         (op, ended)
     }
@@ -140,6 +147,16 @@ impl<'a> Worker<'a> {
             *lock(kept) = context.map(Box::from);
         }
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(value_bytes))
+    }
+
+    /// Changes a typed value.
+    async fn change(&mut self, key: u64, operation: &str) -> Ended {
+        self.set_path_in("types", key);
+        let headers = [("Content-Type", "application/json")];
+        let body = operation.as_bytes();
+        let post = Request { method: "POST", path: &self.path, headers: &headers, body };
+        let answer = self.client.send(&post).await;
+        ended(answer, |answer| answer.status == 204, |_| Ended::Good(operation.len()))
     }
 
     /// The context for a PUT: none in an `lww` bucket, none for the share of the PUTs that is to
@@ -215,11 +232,15 @@ impl<'a> Worker<'a> {
     }
 
     fn set_path(&mut self, key: u64) {
+        self.set_path_in("kv", key);
+    }
+
+    fn set_path_in(&mut self, route: &str, key: u64) {
         let args = &self.job.args;
         let mark = if args.query.is_empty() { "" } else { "?" };
         self.path.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.path, "/kv/{}/{}{mark}{}", args.bucket, KeyName(key), args.query);
+        let _ = write!(self.path, "/{route}/{}/{}{mark}{}", args.bucket, KeyName(key), args.query);
     }
 }
 
