@@ -283,6 +283,14 @@ impl Monitor {
             let mut siblings = object.siblings.iter();
             siblings.any(|s| tombstone.clock.covers(s.dot) && !tombstone.has(s.dot))
         };
+        let reaper = self.machine(*by).and_then(|machine| machine.process());
+        // A node that was sworn gone, or removed, and has not heard of it: no node believes it any more.
+        let is_out = |name: NodeId| {
+            reaper.as_ref().is_some_and(|reaper| {
+                let is_member = reaper.node.membership.record().member(name).is_some();
+                !is_member || reaper.node.view().placement().is_gone(name)
+            })
+        };
         let held =
             self.machines.iter().filter_map(|machine| machine.process()).find_map(|process| {
                 let node = process.node;
@@ -290,7 +298,7 @@ impl Monitor {
                 let hints = hints.into_iter().filter_map(|(_, row)| decoded(row));
                 let older =
                     own_row(&node, key).ok()?.into_iter().chain(hints).any(|o| is_older(&o));
-                let counts = older && node.generation.is_admitted();
+                let counts = older && node.generation.is_admitted() && !is_out(node.me);
                 counts.then(|| format!("{} holds something older than what {by} reaped", node.me))
             });
         let dropped = seen.dropped.iter().find(|drop| {

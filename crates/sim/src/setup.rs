@@ -174,19 +174,25 @@ pub enum Focus {
     Types,
 }
 
+impl Focus {
+    /// What a run may be about by chance. Typed values have clients of their own in any run.
+    const BY_CHANCE: [Self; 5] =
+        [Self::Copies, Self::Links, Self::Counts, Self::Requests, Self::Layouts];
+}
+
 impl Setup {
     /// Draws one: about `focus`, or, now and then, about any.
     pub(crate) fn draw(dice: &mut Dice, focus: Option<Focus>) -> Self {
         let mut setup = Self::draw_any(dice);
-        let any = Focus::value_variants();
-        let by_chance = dice.percent(30).then(|| any[dice.index(any.len())]);
+        let by_chance =
+            dice.percent(30).then(|| Focus::BY_CHANCE[dice.index(Focus::BY_CHANCE.len())]);
         match focus.or(by_chance) {
             Some(Focus::Copies) => setup.about_copies(dice),
             Some(Focus::Links) => setup.about_links(dice),
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
             Some(Focus::Layouts) => setup.about_layouts(dice),
-            Some(Focus::Types) => setup.typed_clients = dice.between(2, 4) as usize,
+            Some(Focus::Types) => {} // their clients are drawn below
             None => {}
         }
         if setup.spares == 0 && dice.percent(25) {
@@ -196,14 +202,19 @@ impl Setup {
         if setup.spares > 0 {
             setup.add_to_layouts(dice);
         }
-        if dice.percent(25) {
-            setup.typed_clients = setup.typed_clients.max(dice.between(1, 3) as usize);
-        }
         // What can be lost on one machine must be on two.
         setup.w_min = if setup.faults.iter().any(|fault| fault.takes_a_copy()) { 2 } else { 1 };
         setup.w = setup.w.max(setup.w_min);
         if setup.spares > 0 && setup.w_min == 1 && dice.percent(20) {
             setup.begin_small(dice);
+        }
+        // Drawn last: the other decisions of a seed do not depend on it.
+        let has_types = match focus {
+            Some(focus) => focus == Focus::Types,
+            None => dice.percent(25),
+        };
+        if has_types {
+            setup.typed_clients = dice.between(1, 3) as usize;
         }
         setup
     }

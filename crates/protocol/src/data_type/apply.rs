@@ -66,7 +66,10 @@ fn increment(
     };
     let kept = parts.iter().filter(|part| !is_stale(part)).collect();
     let before = match mutated(Mutation::NewActorCopiesTotal) && own == Counts::default() {
-        true => parts.iter().find(|part| part.part == Part::Count).and_then(counts)?,
+        true => {
+            let other = parts.iter().find(|part| part.part == Part::Count);
+            other.and_then(counts).unwrap_or_default()
+        }
         false => own,
     };
     let after = before.after(by)?;
