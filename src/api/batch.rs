@@ -47,7 +47,8 @@ pub(super) async fn run(gate: Gate, request: Request) -> Answer {
     let (mut parts, mut body) = request.into_parts();
     let within = parts.extensions.remove::<Within>();
     let read = gate.document(&parts, &mut body, JSON_BYTES_MAX).await;
-    let answer = read.and_then(|(text, pass)| {
+    let answer = read.and_then(|(text, mut pass)| {
+        pass.permit.add_bytes(text.len())?; // for its content, which is no longer than the text
         let Document { operations } = body::parse_json(&text)?;
         if operations.len() > OPERATIONS_MAX {
             let detail = format!("a batch may have at most {OPERATIONS_MAX} operations");

@@ -342,7 +342,8 @@ mod tests {
             let is_one = |of: &[&Route]| of.iter().any(|it| std::ptr::eq(*route, *it));
             let reads = matches!(route.needs.action(), None | Some(Read | List | Look | Metrics));
             let is_get = route.filter == MethodFilter::GET;
-            let only_tells = is_one(&[&MAKE_SYNC_POINT, &PLAN]);
+            // What a batch may do is asked for each of its operations.
+            let only_tells = is_one(&[&MAKE_SYNC_POINT, &PLAN, &BATCH]);
             // Who has tokens, and what all keys hold, is not for everyone who looks.
             let is_get = is_get && !is_one(&[&TOKENS, &BACKUPS, &BACKUP, &BACKUP_FILE]);
             assert_eq!(reads, is_get || only_tells, "{}", route.path);
