@@ -194,6 +194,16 @@ fn a_node_has_a_layout_or_joins() {
     }
 }
 
+/// Buckets without properties of their own would all be counters.
+#[test]
+fn a_type_is_no_default() {
+    let typed = |text: &str| text.replace("#conflicts = \"siblings\"", "conflicts = \"counter\"");
+    let told = load(typed, &[]).unwrap_err().to_string();
+    assert!(told.contains("defaults.conflicts must be siblings or lww"), "{told}");
+    let lww = |text: &str| text.replace("#conflicts = \"siblings\"", "conflicts = \"lww\"");
+    assert!(load(lww, &[]).is_ok());
+}
+
 #[test]
 fn a_node_that_listens_everywhere_says_where_it_is_reached() {
     let top = "join = [\"n1:1\"]\npeer_addr = \"0.0.0.0:7501\"\nclient_addr = \"0.0.0.0:7401\"\n\

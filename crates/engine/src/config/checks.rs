@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use quorate_protocol::access;
-use quorate_protocol::bucket::Settings;
+use quorate_protocol::bucket::{Conflicts, Settings};
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 use quorate_protocol::layout::{WEIGHT_MAX, ZONE_BYTES_MAX};
 
@@ -30,6 +30,10 @@ impl Config {
         self.check_addresses()?;
         self.check_join()?;
         self.check_tls()?;
+        // Each bucket is given a type by itself, before it has keys.
+        if let Some(data_type) = self.defaults.conflicts.and_then(Conflicts::data_type) {
+            return Err(value("defaults.conflicts", "siblings or lww", data_type));
+        }
         let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
         let properties = self.defaults.properties();
         if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {
