@@ -7,7 +7,7 @@
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -211,27 +211,25 @@ fn encoded(name: &str) -> impl std::fmt::Display {
 /// The result of one operation, and how many bytes of it count. What finds no room is not shown.
 async fn result_of(response: Response, has_room: impl FnOnce(usize) -> bool) -> (Value, usize) {
     let (parts, body) = response.into_parts();
-    let is_of = |name: &HeaderMap, wanted: &str| {
-        name.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes() == wanted.as_bytes())
-    };
     let mut result = Map::new();
     let bytes = match to_bytes(body, ANSWER_BYTES_MAX).await {
         Ok(bytes) if bytes.is_empty() || has_room(bytes.len()) => bytes,
         Ok(_) | Err(_) => return (no_room(), 0),
     };
-    result.insert("status".to_owned(), json!(parts.status.as_u16()));
-    let shown = [(CONTEXT, "context"), (ETAG, "etag")];
-    for (header, name) in shown {
-        let text = parts.headers.get(header).and_then(|value| value.to_str().ok());
+    let (status, headers) = (parts.status.as_u16(), &parts.headers);
+    let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    result.insert("status".to_owned(), json!(status));
+    for (name, text) in [("context", header(CONTEXT)), ("etag", header(ETAG))] {
         result.extend(text.map(|text| (name.to_owned(), json!(text))));
     }
-    for (header, name) in [(SIBLINGS, "siblings_count"), (ACKS, "acks"), (HINTS, "hints")] {
-        let text = parts.headers.get(header).and_then(|value| value.to_str().ok());
+    for (name, text) in
+        [("siblings_count", header(SIBLINGS)), ("acks", header(ACKS)), ("hints", header(HINTS))]
+    {
         let number = text.and_then(|text| text.parse::<u64>().ok());
         result.extend(number.map(|number| (name.to_owned(), json!(number))));
     }
-    let status = parts.status.as_u16();
-    if is_of(&parts.headers, "application/problem+json") {
+    let content_type = header(CONTENT_TYPE);
+    if content_type == Some("application/problem+json") {
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         result.insert("problem".to_owned(), problem);
     } else if status == 300 {
@@ -243,7 +241,6 @@ async fn result_of(response: Response, has_room: impl FnOnce(usize) -> bool) -> 
         let value = text.map_or_else(|_| json!(STANDARD.encode(&bytes)), |text| json!(text));
         result.insert("value".to_owned(), value);
         result.extend(is_base64.then(|| ("encoding".to_owned(), json!("base64"))));
-        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         result.extend(content_type.map(|text| ("content_type".to_owned(), json!(text))));
     }
     (Value::Object(result), bytes.len())

@@ -140,18 +140,17 @@ impl Route {
     ) -> Response {
         let Shared { node, access } = shared;
         let audited = access.audit.as_ref();
-        let audited = audited.map(|audit| (audit, request.uri().clone()));
-        let method = request.method().clone();
+        let audited = audited.map(|audit| (audit, request.method().clone(), request.uri().clone()));
         let (who, answer) = match Gate::reach(shared, self, arrival, &request) {
             Ok(gate) => {
                 let who = audited.is_some().then(|| gate.who.clone());
                 (who, handler(gate, request).await)
             }
-            Err(refused) => (refused.who, Err(refused.problem.before_it_began(&method))),
+            Err(refused) => (refused.who, Err(refused.problem.before_it_began(request.method()))),
         };
         let problem = answer.as_ref().err().map(Problem::name);
         let response = answer.into_response();
-        if let Some((audit, uri)) = audited {
+        if let Some((audit, method, uri)) = audited {
             let ended = (response.status(), problem.unwrap_or("ok"));
             let asked = Asked { route: self, method, uri, who, arrival };
             access.tell(audit, node, &asked, ended);
