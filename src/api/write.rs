@@ -178,11 +178,9 @@ impl<'a> WriteRequest<'a> {
                 context_stamp: seen.stamp,
                 metadata,
                 write_id,
-                supersede_all: false, // the coordinator decides this
-                unless_overtaken: false,
                 operation,
-                is_remembered: false,
                 value,
+                ..Draft::default()
             },
             asked: self.asked,
             condition: self.condition.clone(),

@@ -13,8 +13,8 @@ pub enum Fate {
     Acked,
     /// It may have been done, once.
     Unknown,
-    /// It was certainly not done.
-    NotDone,
+    /// Certainly nothing was done.
+    NotApplied,
 }
 
 /// The increments of one counter.
@@ -165,7 +165,7 @@ impl Remove {
     /// Whether it may have removed an element that it has seen.
     fn may_take(&self, element: &str) -> bool {
         let is_of_it = self.elements.as_ref().is_none_or(|names| names.contains(element));
-        is_of_it && self.fate != Fate::NotDone
+        is_of_it && self.fate != Fate::NotApplied
     }
 }
 
@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn a_counter_out_of_its_bounds_is_found() {
         let mut counter = CounterHistory::default();
-        let ends = [(5, Fate::Acked), (-3, Fate::Unknown), (7, Fate::Unknown), (9, Fate::NotDone)];
+        let ends =
+            [(5, Fate::Acked), (-3, Fate::Unknown), (7, Fate::Unknown), (9, Fate::NotApplied)];
         for (by, fate) in ends {
             let number = counter.begin(by);
             counter.end(number, fate);

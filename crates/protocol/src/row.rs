@@ -56,7 +56,7 @@ pub struct Row {
 }
 
 /// One client write on its way to a coordinator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     /// What the client saw: siblings whose dots it covers are superseded.
     pub context: Clock,
@@ -297,15 +297,9 @@ mod tests {
 
     fn draft(value: &'static str) -> Draft {
         Draft {
-            context: Clock::default(),
-            context_stamp: Stamp::default(),
-            metadata: Metadata::default(),
             write_id: WriteId(xxhash_rust::xxh3::xxh3_128(value.as_bytes()).to_le_bytes()),
-            supersede_all: false,
-            unless_overtaken: false,
             value: Some(Bytes::from_static(value.as_bytes())),
-            operation: None,
-            is_remembered: false,
+            ..Draft::default()
         }
     }
 

@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::object::{Metadata, Object, WriteId};
+use quorate_protocol::object::{Object, WriteId};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
@@ -168,13 +168,10 @@ impl World {
                 let draft = Draft {
                     context: from.clock.clone(),
                     context_stamp: from.stamp,
-                    metadata: Metadata::default(),
                     write_id: WriteId((self.writes.len() as u128 + 1).to_le_bytes()),
                     supersede_all,
-                    unless_overtaken: false,
-                    operation: None,
-                    is_remembered: false,
                     value: (!delete).then(|| Bytes::from(self.writes.len().to_string())),
+                    ..Draft::default()
                 };
                 let context = from.seen;
                 self.mint(at, draft, context)?;

@@ -15,7 +15,7 @@ use quorate_protocol::layout::Layout;
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::{Bucket, Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, Version};
+use quorate_protocol::object::{Object, Version};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
@@ -134,17 +134,21 @@ impl Client {
         strict: bool,
     ) -> Option<BTreeSet<WriteNo>> {
         let begun = self.world.record().tick();
-        let (asked, timeout_ms) = (asked(r, !strict), self.setup.request_ms);
-        let question = key.clone();
+        let object = self.object(&key, r, strict).await?;
+        Some(self.saw(key, &Read { begun, r, strict }, &object))
+    }
+
+    /// What a read by R = `r` finds; `None` if there is no answer.
+    pub(crate) async fn object(&self, key: &Key, r: u16, strict: bool) -> Option<Arc<Object>> {
+        let (key, asked, timeout_ms) = (key.clone(), asked(r, !strict), self.setup.request_ms);
         let read = async move |node: Arc<Node>| {
             node.accepts_reads().ok()?;
             let view = node.view();
-            let terms = view.read_terms(&question, &asked).ok()?;
+            let terms = view.read_terms(&key, &asked).ok()?;
             let options = ReadOptions { view, terms, timeout_ms };
-            entry::read(&node, &question, options, Recorder::off()).await.0.ok()
+            entry::read(&node, &key, options, Recorder::off()).await.0.ok()
         };
-        let object = self.ask(read).await??;
-        Some(self.saw(key, &Read { begun, r, strict }, &object))
+        self.ask(read).await?
     }
 
     /// Lists the keys of the bucket, a few a page.
@@ -290,20 +294,22 @@ impl Client {
         (w, strict): (u16, bool),
     ) -> Write {
         let seen = session.map(|session| session.context.clone()).unwrap_or_default();
+        let draft = Draft {
+            context: seen.clock,
+            context_stamp: seen.stamp,
+            write_id: write_id(number, 0),
+            value: has_value.then(|| value_of(number)),
+            ..Draft::default()
+        };
+        self.plain_write(key, draft, (w, strict))
+    }
+
+    /// A write without a condition or an idempotency key.
+    pub(crate) fn plain_write(&self, key: &Key, draft: Draft, (w, strict): (u16, bool)) -> Write {
         Write {
             key: key.clone(),
-            draft: Draft {
-                context: seen.clock,
-                context_stamp: seen.stamp,
-                metadata: Metadata::default(),
-                write_id: write_id(number, 0),
-                supersede_all: false,
-                unless_overtaken: false,
-                operation: None,
-                is_remembered: false,
-                value: has_value.then(|| value_of(number)),
-            },
-            has_value,
+            has_value: draft.writes().is_some(),
+            draft,
             asked: asked(w, !strict),
             condition: None,
             delete_seen: false,
@@ -314,30 +320,35 @@ impl Client {
         }
     }
 
+    /// Has a node carry out a write: `None` if there is no answer, `Some(None)` if it takes none.
+    pub(crate) async fn carry_out(&self, write: Write) -> Option<Option<WriteAnswer>> {
+        let written = async move |node: Arc<Node>| {
+            node.accepts_requests().ok()?;
+            let view = node.view();
+            let terms = view.write_terms(&write.key, &write.asked).ok()?;
+            Some(entry::write(&node, write, (view, terms), Recorder::off()).await.answer)
+        };
+        self.ask(written).await
+    }
+
     async fn attempt(&mut self, number: WriteNo, write: Write, w: u16, strict: bool) -> End {
         let key = write.key.clone();
         let kind = if write.has_value { "put" } else { "delete" };
         let is_conditional = write.condition.is_some();
         let changes_before = self.changes_of_n();
-        let written = async move |node: Arc<Node>| {
-            node.accepts_requests().ok()?;
-            let view = node.view();
-            let terms = view.write_terms(&write.key, &write.asked).ok()?;
-            Some(entry::write(&node, write, (view, terms), Recorder::off()).await)
-        };
-        let (end, context) = match self.ask(written).await {
+        let (end, context) = match self.carry_out(write).await {
             None => (End::Unknown, None),
             Some(None) => (End::NotApplied, None),
-            Some(Some(outcome)) => {
-                if let WriteAnswer::NoQuorum { acks, .. } = &outcome.answer {
+            Some(Some(answer)) => {
+                if let WriteAnswer::NoQuorum { acks, .. } = &answer {
                     self.world.note(format_args!("c{} {key} {number} {acks:?}", self.number));
                 }
-                self.check_dot(&key, number, &outcome.answer);
+                self.check_dot(&key, number, &answer);
                 // A replica that is none any more drops its row once those that remain have it.
                 if self.changes_of_n() == changes_before {
-                    self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
+                    self.check_ack(&key, number, (w, strict), is_conditional, &answer);
                 }
-                end_of(outcome.answer, w, strict)
+                end_of(answer, w, strict)
             }
         };
         self.world.note(format_args!("c{} {kind} {key} {number} w={w}: {end:?}", self.number));
@@ -446,12 +457,16 @@ fn two_of(node: &Node) -> u16 {
     node.view().placement().layout().node_count().min(2)
 }
 
-pub(crate) fn asked(needed: u16, sloppy: bool) -> QuorumOptions {
+fn asked(needed: u16, sloppy: bool) -> QuorumOptions {
     QuorumOptions { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
 }
 
 /// What an answer says of a write, and the context that came with it.
-fn end_of(answer: WriteAnswer, w: u16, strict: bool) -> (End, Option<(Context, Version)>) {
+pub(crate) fn end_of(
+    answer: WriteAnswer,
+    w: u16,
+    strict: bool,
+) -> (End, Option<(Context, Version)>) {
     match answer {
         WriteAnswer::Written(written) if written.dot.is_none() => (End::NothingToDelete, None),
         WriteAnswer::Written(written) => {

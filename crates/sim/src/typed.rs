@@ -6,22 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::cluster::bucket_change;
-use quorate_engine::ops::entry::{self, ReadOptions};
-use quorate_engine::ops::recorder::Recorder;
 use quorate_oracle::Verdict;
+use quorate_oracle::history::End;
 use quorate_oracle::types::{CounterHistory, Fate, SetHistory};
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::context::Context;
 use quorate_protocol::data_type::{DataType, Operation, Part, SetChange, Value};
-use quorate_protocol::message::{Outcome, Write, WriteAnswer};
+use quorate_protocol::message::WriteAnswer;
 use quorate_protocol::name::{Bucket, Key};
-use quorate_protocol::object::{Metadata, Object, WriteId};
+use quorate_protocol::object::{Object, WriteId};
 use quorate_protocol::row::Draft;
 use quorate_protocol::view::context_of;
 use tokio::time::sleep;
 
-use crate::client::{Client, asked};
+use crate::client::{Client, end_of};
 
 /// Their buckets, of which each has a type, and the keys of each.
 const COUNTERS: &str = "counters";
@@ -184,16 +183,7 @@ impl TypedClient {
     /// Reads a set, and remembers it.
     async fn look(&mut self, key: &Key) {
         let (r, strict) = (self.client.setup.r as u16, self.client.world.percent(50));
-        let (asked, timeout_ms) = (asked(r, !strict), self.client.setup.request_ms);
-        let question = key.clone();
-        let read = self.client.ask(async move |node| {
-            node.accepts_reads().ok()?;
-            let view = node.view();
-            let terms = view.read_terms(&question, &asked).ok()?;
-            let options = ReadOptions { view, terms, timeout_ms };
-            entry::read(&node, &question, options, Recorder::off()).await.0.ok()
-        });
-        let Some(object) = read.await.flatten() else { return };
+        let Some(object) = self.client.object(key, r, strict).await else { return };
         let shown: BTreeSet<String> = elements(&object).into_keys().collect();
         self.client.world.note(format_args!("{key} shows {shown:?}"));
         let verdict = self.record.sets().entry(key.clone()).or_default().check_shown(SETS, &shown);
@@ -212,56 +202,38 @@ impl TypedClient {
         let strict = world.percent(50);
         let w = if world.percent(70) { setup.w } else { world.between(setup.w_min, 3) } as u16;
         let about = format!("{operation:?} of {key}, w={w}");
-        let (clock, stamp) = context.map_or_else(Default::default, |seen| (seen.clock, seen.stamp));
+        let seen = context.unwrap_or_default();
         let id = u128::from(world.draw()) << 64 | u128::from(world.draw());
-        let write = Write {
-            key: key.clone(),
-            has_value: operation.is_some(),
-            draft: Draft {
-                context: clock,
-                context_stamp: stamp,
-                metadata: Metadata::default(),
-                write_id: WriteId(id.to_le_bytes()),
-                supersede_all: false,
-                unless_overtaken: false,
-                value: None,
-                operation,
-                is_remembered: false,
-            },
-            asked: asked(w, !strict),
-            condition: None,
-            delete_seen: false,
-            idempotency: None,
-            timeout_ms: setup.request_ms as u32,
-            return_body: false,
-            explain: None,
+        let draft = Draft {
+            context: seen.clock,
+            context_stamp: seen.stamp,
+            write_id: WriteId(id.to_le_bytes()),
+            operation,
+            ..Draft::default()
         };
-        let written = self.client.ask(async move |node| {
-            node.accepts_requests().ok()?;
-            let view = node.view();
-            let terms = view.write_terms(&write.key, &write.asked).ok()?;
-            Some(entry::write(&node, write, (view, terms), Recorder::off()).await.answer)
-        });
-        let (fate, dot) = match written.await {
+        let write = self.client.plain_write(key, draft, (w, strict));
+        let (fate, dot) = match self.client.carry_out(write).await {
             None => (Fate::Unknown, None),
-            Some(None) => (Fate::NotDone, None),
-            Some(Some(answer)) => fate_of(&answer),
+            Some(None) => (Fate::NotApplied, None),
+            Some(Some(answer)) => {
+                let dot = dot_of(&answer);
+                (fate_of(&end_of(answer, w, strict).0), dot)
+            }
         };
         world.note(format_args!("{about}: {fate:?} {dot:?}"));
         (fate, dot)
     }
 }
 
-fn fate_of(answer: &WriteAnswer) -> (Fate, Option<Dot>) {
-    match answer {
-        WriteAnswer::Written(written) => (Fate::Acked, written.dot),
-        WriteAnswer::NoQuorum { outcome: Outcome::NotApplied, .. } => (Fate::NotDone, None),
-        WriteAnswer::NoQuorum { .. } => (Fate::Unknown, None),
-        WriteAnswer::NoReadQuorum { .. }
-        | WriteAnswer::ConditionFailed
-        | WriteAnswer::IdempotencyKeyReused
-        | WriteAnswer::Refused(_)
-        | WriteAnswer::Unavailable(_)
-        | WriteAnswer::InvalidQuorum(_) => (Fate::NotDone, None),
+/// The dot that an acknowledgement names.
+fn dot_of(answer: &WriteAnswer) -> Option<Dot> {
+    if let WriteAnswer::Written(written) = answer { written.dot } else { None }
+}
+
+fn fate_of(end: &End) -> Fate {
+    match end {
+        End::Acked { .. } | End::NothingToDelete => Fate::Acked,
+        End::NotApplied => Fate::NotApplied,
+        End::Partial | End::Unknown => Fate::Unknown,
     }
 }

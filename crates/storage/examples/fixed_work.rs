@@ -11,11 +11,9 @@ use std::error::Error;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_protocol::clock::Clock;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, WriteId};
+use quorate_protocol::object::WriteId;
 use quorate_protocol::row::{Draft, Limits};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Options, Place, Store};
@@ -43,15 +41,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for i in 0..mints {
         let key = key(i)?;
         let draft = Draft {
-            context: Clock::default(),
-            context_stamp: Stamp::default(),
-            metadata: Metadata::default(),
             write_id: WriteId(u128::from(i).to_le_bytes()),
             supersede_all: true,
-            unless_overtaken: false,
-            operation: None,
-            is_remembered: false,
             value: Some(value.clone()),
+            ..Draft::default()
         };
         store.mint(place(&key), &key, &draft, WallTime(1), &LIMITS, Blocking::Allowed)??;
     }

@@ -15,11 +15,9 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use bytes::Bytes;
-use quorate_protocol::clock::Clock;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, WriteId};
+use quorate_protocol::object::WriteId;
 use quorate_protocol::row::{Draft, Limits};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Options, Place, Store};
@@ -92,15 +90,9 @@ fn writer(
         }
         let key = Key::new("bench", format!("{thread}/{i}").as_bytes())?;
         let draft = Draft {
-            context: Clock::default(),
-            context_stamp: Stamp::default(),
-            metadata: Metadata::default(),
             write_id: WriteId(rand::random()),
-            supersede_all: false,
-            unless_overtaken: false,
-            operation: None,
-            is_remembered: false,
             value: Some(value.clone()),
+            ..Draft::default()
         };
         let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });
         let mint = |blocking| store.mint(place, &key, &draft, WallTime(1), &LIMITS, blocking);

@@ -13,11 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_protocol::clock::Clock;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, WriteId};
+use quorate_protocol::object::WriteId;
 use quorate_protocol::row::{Draft, Limits};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Later, Options, Place, SimulatedDisk, Simulation, Store, Task};
@@ -82,15 +80,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn mint(store: &Store, i: u64) -> Result<(), Box<dyn Error>> {
     let key = Key::new("bench", format!("{i}").as_bytes())?;
     let draft = Draft {
-        context: Clock::default(),
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
         write_id: WriteId(u128::from(i).to_le_bytes()),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
         value: Some(Bytes::from_static(&[7; 100])),
+        ..Draft::default()
     };
     let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });
     store.mint(place, &key, &draft, WallTime(1), &LIMITS, Blocking::Never)??;

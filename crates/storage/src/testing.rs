@@ -10,9 +10,8 @@ use bytes::Bytes;
 use quorate_protocol::clock::Clock;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, Version, WriteId};
+use quorate_protocol::object::{Object, Version, WriteId};
 use quorate_protocol::row::{Draft, Limits, Row};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Root, Tree};
 
@@ -112,14 +111,9 @@ pub(crate) fn key(name: &str) -> Key {
 pub(crate) fn draft(context: Clock, value: &[u8]) -> Draft {
     Draft {
         context,
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
         write_id: WriteId(rand::random()),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
         value: Some(Bytes::copy_from_slice(value)),
+        ..Draft::default()
     }
 }
 

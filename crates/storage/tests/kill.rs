@@ -22,9 +22,8 @@ use std::{env, thread};
 use bytes::Bytes;
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, WriteId};
+use quorate_protocol::object::{Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Store};
@@ -186,14 +185,9 @@ fn mint(store: &Store, number: usize) -> Dot {
     let bytes = if !is_blind(number) && rand::random_ratio(1, 16) { 40_000 } else { 100 };
     let draft = Draft {
         context,
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
         write_id: WriteId(rand::random()),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
         value: Some(Bytes::from(vec![number as u8; bytes])),
+        ..Draft::default()
     };
     let (place, key) = name(number);
     let minted = store.mint(place, &key, &draft, WallTime(1), &LIMITS, Blocking::Allowed);

@@ -21,9 +21,8 @@ use common::{check_follows, foreign_write, home_rows};
 use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, Version, WriteId};
+use quorate_protocol::object::{Object, Version, WriteId};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{
@@ -131,14 +130,10 @@ impl History {
         let value = self.any_value();
         let draft = Draft {
             context: if self.rng.random() { known.object.clock.clone() } else { Clock::default() },
-            context_stamp: Stamp::default(),
-            metadata: Metadata::default(),
             write_id: WriteId([self.rng.random_range(0..200); 16]),
             supersede_all: self.rng.random_ratio(1, 10),
-            unless_overtaken: false,
-            operation: None,
-            is_remembered: false,
             value,
+            ..Draft::default()
         };
         let (now, mut expected) = (WallTime(self.rng.random_range(0..1_000)), known.clone());
         let minted = self.store().mint(place, &key, &draft, now, &LIMITS, Blocking::Allowed);
@@ -368,17 +363,7 @@ fn open(dir: &DataDir, durability: Durability) -> Store {
 /// The incarnation under which a store mints: that of a row which is new in it.
 fn incarnation_of(store: &Store) -> Incarnation {
     let (place, key) = (Place::Hint(node("n3")), Key::new("a", b"probe").unwrap());
-    let draft = Draft {
-        context: Clock::default(),
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
-        write_id: WriteId([0; 16]),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
-        value: None,
-    };
+    let draft = Draft { write_id: WriteId([0; 16]), ..Draft::default() };
     let minted = store.mint(place, &key, &draft, WallTime(0), &LIMITS, Blocking::Allowed);
     let version = minted.unwrap().unwrap().object.version();
     let row = store.read(place, &key, Blocking::Allowed).unwrap().unwrap();

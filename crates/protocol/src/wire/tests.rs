@@ -50,11 +50,7 @@ fn write(context: Clock) -> Message {
         context_stamp: Stamp(9),
         metadata: Metadata { content_type: "text/plain".to_owned(), user: Vec::new() },
         write_id: WriteId([1; 16]),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
-        value: None,
+        ..Draft::default()
     };
     let write = Write {
         key: Key::new("carts", b"user/7").unwrap(),

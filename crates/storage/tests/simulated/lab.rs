@@ -7,11 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::clock::Clock;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, WriteId};
+use quorate_protocol::object::WriteId;
 use quorate_protocol::row::{Draft, Limits, Row};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{
@@ -83,17 +81,7 @@ pub(crate) fn place(i: usize) -> Place {
 }
 
 pub(crate) fn draft(value: Option<&'static [u8]>) -> Draft {
-    Draft {
-        context: Clock::default(),
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
-        write_id: WriteId([1; 16]),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
-        value: value.map(Bytes::from_static),
-    }
+    Draft { write_id: WriteId([1; 16]), value: value.map(Bytes::from_static), ..Draft::default() }
 }
 
 pub(crate) fn mint(store: &Store, i: usize) -> Result<(), Error> {
