@@ -7,6 +7,7 @@
 //! Short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
 //! seed determines the schedule of faults, not the timing of the clients.
 
+mod answers;
 mod backups;
 mod changes;
 mod clients;

@@ -11,13 +11,14 @@ mod past;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quorate_oracle::types::Fate;
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
-use quorate_protocol::name::Key;
 
 use self::past::Step;
+use super::answers::{clock_of, fate_of};
 use crate::harness::Cluster;
-use crate::http::{Answer, Node, Reasons, Shown as Sibling};
+use crate::http::{Node, Reasons, Shown as Sibling};
 use crate::record::{Findings, Left};
 
 /// Everything that was done to such keys.
@@ -40,13 +41,6 @@ struct KeyHistory {
     ended: bool,
     /// All of it, in order, with the time by this machine's clock.
     log: Vec<(u64, Step)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Acked,
-    NotApplied,
-    Unknown,
 }
 
 /// What a client was shown.
@@ -74,12 +68,6 @@ impl DeletedKeys {
         look(keys.entry(key.to_owned()).or_default())
     }
 
-    fn open(&self, key: &str, context: Option<&str>) -> Clock {
-        let Some(context) = context else { return Clock::default() };
-        let (bucket, key) = key.split_once('/').unwrap();
-        self.contexts.verify(&Key::new(bucket, key.as_bytes()).unwrap(), context).unwrap().clock
-    }
-
     /// Writes a value that no other write has, over what was shown. Returns whether it was
     /// acknowledged.
     pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
@@ -92,7 +80,7 @@ impl DeletedKeys {
         let answer = put.context(over.context.as_deref()).try_answer().await;
         self.reasons.note(&answer);
         let fate = fate_of(&answer);
-        let covered = self.open(key, over.context.as_deref());
+        let covered = clock_of(&self.contexts, key, over.context.as_deref());
         self.with(key, |history| history.note(Step::PutEnded { value, fate, covered }));
         fate == Fate::Acked
     }
@@ -118,7 +106,7 @@ impl DeletedKeys {
         self.reasons.note(&answer);
         let acked = fate_of(&answer) == Fate::Acked;
         if acked {
-            let covered = self.open(key, shown.context.as_deref());
+            let covered = clock_of(&self.contexts, key, shown.context.as_deref());
             self.with(key, |history| history.note(Step::Deleted { covered }));
         }
         acked
@@ -170,17 +158,6 @@ impl KeyHistory {
             }
         }
         found
-    }
-}
-
-fn fate_of(answer: &reqwest::Result<Answer>) -> Fate {
-    match answer {
-        Ok(answer) if [200, 204, 300].contains(&answer.status) => Fate::Acked,
-        Ok(answer) if answer.status >= 500 && answer.outcome() != "not_applied" => Fate::Unknown,
-        Ok(answer) if answer.status >= 500 => Fate::NotApplied,
-        Ok(answer) => panic!("a good write was refused: {} {}", answer.status, answer.text()),
-        Err(error) if error.is_connect() => Fate::NotApplied,
-        Err(_) => Fate::Unknown,
     }
 }
 

@@ -406,7 +406,9 @@ impl Operator {
 
     async fn settled(&self) -> Option<Value> {
         let shown = self.look().await?;
-        let has_ended = shown["phase"] == "stable";
+        // A node that leaves is let go one record later, and is a member of the harness until then.
+        let leaves = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+        let has_ended = shown["phase"] == "stable" && !leaves(&shown["leaving"]);
         for number in self.cluster.all() {
             let here = self.cluster.layout_at(number).await?;
             (here["hash"] == shown["hash"]).then_some(())?;

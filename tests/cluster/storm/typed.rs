@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_oracle::types::{CounterHistory, Fate, SetHistory};
-use quorate_protocol::clock::Clock;
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::data_type::{DataType, Part, Value};
-use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use serde_json::json;
 
+use super::answers::{clock_of, fate_of};
 use crate::harness::Cluster;
-use crate::http::{Answer, Node};
+use crate::http::Node;
 
 /// The buckets, which have these types.
 const COUNTERS: &str = "counters";
@@ -113,7 +112,10 @@ impl TypedValues {
         let Some(element) = seen.elements.get(which % seen.elements.len().max(1)) else {
             return true;
         };
-        let (elements, clock) = (BTreeSet::from([element.clone()]), self.open(&key, &seen.context));
+        let (elements, clock) = (
+            BTreeSet::from([element.clone()]),
+            clock_of(&self.contexts, &key, Some(&seen.context)),
+        );
         let number =
             self.known().sets.entry(key.clone()).or_default().begin_remove(Some(elements), clock);
         let fate = change(node, &key, &json!({"remove": [element]}), Some(&seen.context)).await;
@@ -121,11 +123,6 @@ impl TypedValues {
             set.end_remove(number, fate);
         }
         fate == Fate::Acked
-    }
-
-    fn open(&self, key: &str, context: &str) -> Clock {
-        let (bucket, key) = key.split_once('/').unwrap();
-        self.contexts.verify(&Key::new(bucket, key.as_bytes()).unwrap(), context).unwrap().clock
     }
 
     /// Compares what is left on the disks with what was done. Returns what is wrong.
@@ -163,18 +160,9 @@ async fn change(
 ) -> Fate {
     let post = node.post(&format!("/types/{key}")).value(operation.to_string());
     let post = post.header("Content-Type", "application/json").context(context);
-    fate_of(&post.try_answer().await)
-}
-
-fn fate_of(answer: &reqwest::Result<Answer>) -> Fate {
-    match answer {
-        Ok(answer) if answer.status == 204 => Fate::Acked,
+    match post.try_answer().await {
         // Another node has what was seen, or has not heard of the type yet.
-        Ok(answer) if answer.status == 409 => Fate::NotDone,
-        Ok(answer) if answer.status >= 500 && answer.outcome() == "not_applied" => Fate::NotDone,
-        Ok(answer) if answer.status >= 500 => Fate::Unknown,
-        Ok(answer) => panic!("a good operation was refused: {} {}", answer.status, answer.text()),
-        Err(error) if error.is_connect() => Fate::NotDone,
-        Err(_) => Fate::Unknown,
+        Ok(answer) if answer.status == 409 => Fate::NotApplied,
+        answer => fate_of(&answer),
     }
 }
