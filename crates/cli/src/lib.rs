@@ -5,6 +5,7 @@
 //! * `quorate-client` sends requests; `nodes` chooses whom to ask and finds the other nodes;
 //!   `refusal` says what a failed request means here;
 //! * `out`, `table`, `progress` show things; `session` remembers contexts; `metrics` reads numbers;
+//!   `lifetime` reads and tells how long values live; `lines` reads files line by line;
 //! * `data` has the commands on keys, `cluster` those on the cluster, `tree` loads directories,
 //!   `transfer` imports and exports, `backup` makes backups and restores them, `explain` shows traces.
 
@@ -16,6 +17,8 @@ mod data;
 mod exit;
 mod explain;
 mod generate;
+mod lifetime;
+mod lines;
 mod metrics;
 mod nodes;
 mod out;
@@ -49,6 +52,7 @@ pub enum Command {
     Siblings(data::siblings::Args),
     Resolve(data::resolve::Args),
     Typed(data::typed::Args),
+    Batch(data::batch::Args),
     Explain(explain::Args),
     Load(tree::load::Load),
     Verify(tree::load::Verify),
@@ -133,6 +137,7 @@ impl Command {
             Self::Siblings(args) => &args.common,
             Self::Resolve(args) => &args.common,
             Self::Typed(args) => &args.common,
+            Self::Batch(args) => &args.common,
             Self::Explain(args) => &args.common,
             Self::Load(args) => &args.common,
             Self::Verify(args) => &args.common,
@@ -170,6 +175,7 @@ async fn carry_out(command: &Command, program: clap::Command, node: NodeCode<'_>
         Command::Siblings(args) => data::siblings::run(&app()?, args).await,
         Command::Resolve(args) => data::resolve::run(&app()?, args).await,
         Command::Typed(args) => data::typed::run(&app()?, args).await,
+        Command::Batch(args) => data::batch::run(&app()?, args).await,
         Command::Explain(args) => explain::run(&app()?, args).await,
         Command::Load(args) => tree::load::load(&app()?, args).await,
         Command::Verify(args) => tree::load::verify(&app()?, args).await,

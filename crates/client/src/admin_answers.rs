@@ -41,6 +41,10 @@ pub struct BucketProperties {
     /// Whether hints of fallbacks count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy: Option<bool>,
+    /// How long values live whose write does not say it, in seconds, 1 to 3,162,240,000. None: until they
+    /// are overwritten or deleted. Buckets with a type refuse it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_s: Option<u64>,
 }
 
 impl BucketProperties {

@@ -169,8 +169,8 @@ impl At {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Get {
-    at: At,
-    options: Options,
+    pub(crate) at: At,
+    pub(crate) options: Options,
 }
 
 impl Get {

@@ -274,7 +274,7 @@ impl History {
 }
 
 /// Whether another attempt may succeed.
-fn is_transient(error: &Error) -> bool {
+pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::NoQuorum { .. }
         | Error::NoReadQuorum { .. }

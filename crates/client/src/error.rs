@@ -34,7 +34,7 @@ impl Outcome {
 ///
 /// Every error answers [`Error::outcome`]: for a write, what it may have left behind over all of its
 /// attempts; for anything else [`Outcome::NotApplied`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Fewer replicas acknowledged a write than were asked for.

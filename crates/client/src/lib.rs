@@ -30,6 +30,18 @@
 //! merged, and there are no siblings. What removes takes away what was read, so it is asked of a read
 //! ([`Typed`]).
 //!
+//! # Values that expire
+//!
+//! A write can say how long its value lives ([`Put::expires_in`], [`Put::never_expires`],
+//! [`Update::expires_in`]); else its bucket does ([`BucketProperties::expires_in_s`]). A read tells the end
+//! ([`Versioned::expires_at`]), and afterwards that there was one ([`Absent::has_expired`]). The end belongs
+//! to the value: one that replaces it has its own.
+//!
+//! # Many operations at once
+//!
+//! [`Client::batch`] sends reads and writes together. They are not atomic; each has the result, the errors
+//! and the retries that it would have alone.
+//!
 //! # Which node is asked
 //!
 //! The client learns all nodes from those it was given ([`Client::discover`]), and where every key is. A
@@ -58,12 +70,14 @@ struct Readme;
 mod admin;
 mod admin_answers;
 mod answer;
+mod batch;
 mod body;
 mod bucket;
 mod call;
 mod client;
 mod data_type;
 mod error;
+mod expiry;
 mod keys;
 mod nodes;
 mod options;
@@ -90,11 +104,13 @@ pub use admin_answers::{
     BucketProperties, Conflicts, Delivery, Health, KeyInConflict, Location, SyncPoint,
 };
 pub use answer::Answered;
+pub use batch::{Batch, BatchAnswer, BatchOperation};
 pub use body::NewValue;
 pub use bucket::{Bucket, Get};
 pub use client::{Client, KnownNode};
 pub use data_type::DataType;
 pub use error::{Error, Outcome};
+pub use expiry::Lifetime;
 pub use keys::{Keys, KeysPage};
 pub use options::{Count, Options};
 pub use problem::Problem;

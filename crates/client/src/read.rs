@@ -1,5 +1,7 @@
 //! What a read returns. Everything that was seen carries its context, and writes with it.
 
+use std::time::SystemTime;
+
 use reqwest::StatusCode;
 use reqwest::header::{ETAG, HeaderMap, HeaderName, HeaderValue};
 
@@ -7,6 +9,7 @@ use crate::answer::{Answer, Answered, CONTEXT};
 use crate::body::NewValue;
 use crate::bucket::At;
 use crate::error::Error;
+use crate::expiry::{expires_at, has_expired};
 use crate::problem::Problem;
 use crate::siblings::Siblings;
 use crate::value::{Metadata, Value};
@@ -56,7 +59,7 @@ pub enum Read {
     Value(Versioned),
     /// Several, from concurrent writes: a conflict.
     Siblings(Siblings),
-    /// Nothing: never written, or deleted.
+    /// Nothing: never written, deleted, or expired.
     Absent(Absent),
 }
 
@@ -106,6 +109,7 @@ pub struct Versioned {
     value: Value,
     context: Context,
     etag: Option<String>,
+    expires_at: Option<SystemTime>,
     answered: Answered,
 }
 
@@ -116,6 +120,7 @@ impl Versioned {
             value,
             context: context_of(answer)?,
             etag: answer.header(&ETAG),
+            expires_at: expires_at(answer)?,
             answered: answer.by.clone(),
         })
     }
@@ -160,7 +165,27 @@ impl Versioned {
         &self.answered
     }
 
-    /// A write that replaces this value. Metadata is not taken over: it belongs to the new value.
+    /// When the value expires; `None` if it stays until it is overwritten or deleted.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use quorate_client::{Read, testing::DevCluster};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cluster = DevCluster::start()?;
+    /// # let sessions = cluster.client()?.bucket("sessions");
+    /// sessions.insert("7f3a", "alice").expires_in(Duration::from_secs(3600)).w(3).await?;
+    /// let Read::Value(session) = sessions.get("7f3a").await? else { panic!("it was just written") };
+    /// assert!(session.expires_at().is_some_and(|at| at > SystemTime::now()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// A write that replaces this value. Metadata and the end of its life are not taken over: they belong to
+    /// the new value.
     pub fn replace(&self, new: impl Into<NewValue>) -> Put {
         Put::new(self.at.clone(), Some(self.context.clone()), new.into())
     }
@@ -176,6 +201,7 @@ impl Versioned {
 pub struct Absent {
     at: At,
     context: Option<Context>,
+    has_expired: bool,
     answered: Answered,
 }
 
@@ -191,7 +217,8 @@ impl Absent {
             _ => return Err(problem.into_error()),
         }
         let context = context.filter(|_| problem.name() == "key_deleted");
-        Ok(Self { at: at.clone(), context, answered: answer.by.clone() })
+        let has_expired = context.is_some() && has_expired(answer);
+        Ok(Self { at: at.clone(), context, has_expired, answered: answer.by.clone() })
     }
 
     /// The key.
@@ -199,12 +226,17 @@ impl Absent {
         &self.at.key
     }
 
-    /// Whether it had a value that was deleted.
+    /// Whether it had a value that was deleted, or has expired.
     pub fn was_deleted(&self) -> bool {
         self.context.is_some()
     }
 
-    /// What was seen: the delete. None if the key was never written.
+    /// Whether it had a value that has expired, and is therefore as if it were deleted.
+    pub fn has_expired(&self) -> bool {
+        self.has_expired
+    }
+
+    /// What was seen: the delete, or what has expired. None if the key was never written.
     pub fn context(&self) -> Option<&Context> {
         self.context.as_ref()
     }

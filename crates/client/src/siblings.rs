@@ -1,5 +1,7 @@
 //! Conflicts: the values of concurrent writes, and their resolution.
 
+use std::time::SystemTime;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use crate::answer::{Answer, Answered};
 use crate::body::NewValue;
 use crate::bucket::At;
 use crate::error::Error;
+use crate::expiry::time_of;
 use crate::read::{Context, context_of};
 use crate::value::{Metadata, Value};
 use crate::write::{Delete, Put, Resolve};
@@ -24,6 +27,8 @@ pub struct Sibling {
     pub writer: String,
     /// When, by that node's clock: RFC 3339, to the millisecond.
     pub written_at: String,
+    /// When it expires. None if it stays until it is overwritten or deleted.
+    pub expires_at: Option<SystemTime>,
     /// The value. None if the write was a delete.
     pub value: Option<Value>,
 }
@@ -142,8 +147,11 @@ struct Shown {
 #[derive(Deserialize)]
 struct ShownSibling {
     dot: String,
+    #[serde(default)]
     writer: String,
+    #[serde(default)]
     written_at: String,
+    expires_at: Option<String>,
     #[serde(default)]
     deleted: bool,
     content_type: Option<String>,
@@ -161,8 +169,10 @@ impl TryFrom<ShownSibling> for Sibling {
 
     fn try_from(shown: ShownSibling) -> Result<Self, String> {
         let ShownSibling { dot, writer, written_at, deleted, .. } = shown;
+        let expires_at = shown.expires_at.as_deref().map(time_of).transpose();
+        let expires_at = expires_at.map_err(|why| format!("sibling {dot}: {why}"))?;
         if deleted {
-            return Ok(Self { dot, writer, written_at, value: None });
+            return Ok(Self { dot, writer, written_at, expires_at, value: None });
         }
         let text = shown.value.ok_or_else(|| format!("sibling {dot} has no value"))?;
         let bytes = match shown.encoding.as_deref() {
@@ -181,7 +191,7 @@ impl TryFrom<ShownSibling> for Sibling {
             content_disposition: shown.content_disposition,
             user: shown.meta.into_iter().map(|(name, value)| (name, text_of(value))).collect(),
         };
-        Ok(Self { dot, writer, written_at, value: Some(Value { bytes, metadata }) })
+        Ok(Self { dot, writer, written_at, expires_at, value: Some(Value { bytes, metadata }) })
     }
 }
 
@@ -207,6 +217,10 @@ mod tests {
         assert_eq!(&value.bytes[..], [0xff]);
         assert_eq!(value.metadata.content_encoding.as_deref(), Some("gzip"));
         assert_eq!(of(r#","deleted":true"#).unwrap().value, None);
+        let ends = r#","value":"x","expires_at":"1970-01-01T00:00:01.500Z""#;
+        let end = of(ends).unwrap().expires_at.unwrap();
+        assert_eq!(end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(), 1500);
+        assert!(of(r#","value":"x","expires_at":"soon""#).unwrap_err().contains("0a-1"));
         for bad in ["", r#","value":7"#, r#","encoding":"hex","value":"ff""#] {
             assert!(of(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! Values as streams: for those that need not be in memory as a whole.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::ETAG;
@@ -10,6 +10,7 @@ use crate::answer::{Answer, AnswerBody, Answered, PROBLEM_BYTES_MAX, Unread, bad
 use crate::body::NewValue;
 use crate::bucket::At;
 use crate::error::Error;
+use crate::expiry::expires_at;
 use crate::read::{Absent, Context, Read, Versioned, context_of};
 use crate::retry::Deadline;
 use crate::siblings::Siblings;
@@ -23,7 +24,7 @@ pub enum ReadStream {
     Value(ValueStream),
     /// Several, in memory: a conflict.
     Siblings(Siblings),
-    /// Nothing: never written, or deleted.
+    /// Nothing: never written, deleted, or expired.
     Absent(Absent),
 }
 
@@ -42,6 +43,7 @@ impl ReadStream {
             let stream = ValueStream {
                 at: at.clone(),
                 context: context_of(&head)?,
+                expires_at: expires_at(&head)?,
                 head: Box::new(head),
                 length,
                 response: Box::new(response),
@@ -75,6 +77,7 @@ impl ReadStream {
 pub struct ValueStream {
     at: At,
     context: Context,
+    expires_at: Option<SystemTime>,
     head: Box<Answer>,
     length: Option<u64>,
     response: Box<Response>,
@@ -137,6 +140,11 @@ impl ValueStream {
     /// The entity tag, with its quotes.
     pub fn etag(&self) -> Option<String> {
         self.head.header(&ETAG)
+    }
+
+    /// When the value expires; `None` if it stays until it is overwritten or deleted.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
     }
 
     /// What was seen.

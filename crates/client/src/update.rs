@@ -3,6 +3,7 @@
 use crate::body::NewValue;
 use crate::bucket::{At, Bucket};
 use crate::error::Error;
+use crate::expiry::{Lifetime, lifetime_setters};
 use crate::options::{Count, Options};
 use crate::read::{Context, Read};
 use crate::siblings::{Sibling, Siblings};
@@ -48,6 +49,7 @@ pub struct Update {
     rounds_max: u32,
     of_read: Options,
     of_write: Options,
+    lifetime: Option<Lifetime>,
 }
 
 impl std::fmt::Debug for Update {
@@ -59,6 +61,9 @@ impl std::fmt::Debug for Update {
 impl Bucket {
     /// Changes a key by what it holds: reads it, hands the value to a closure, writes the closure's
     /// value with the context and a condition; begins again if another writer was faster.
+    ///
+    /// The new value lives as long as the update says ([`Update::expires_in`]), else as its bucket does: the
+    /// end of what was read is not taken over.
     ///
     /// The condition is advisory: two updates at once can both be stored, as siblings. The one that
     /// notices merges them with its [`resolver`](Update::resolver), and does not apply its change twice.
@@ -83,11 +88,14 @@ impl Bucket {
     /// ```
     pub fn update(&self, key: impl Into<String>) -> Update {
         let (of_read, of_write) = (Options::default(), Options::default());
-        Update { at: self.at(key), merge: None, rounds_max: ROUNDS, of_read, of_write }
+        let (at, merge, rounds_max, lifetime) = (self.at(key), None, ROUNDS, None);
+        Update { at, merge, rounds_max, of_read, of_write, lifetime }
     }
 }
 
 impl Update {
+    lifetime_setters!();
+
     /// How siblings become one value. Without it a conflict ends the update with
     /// [`Error::Conflict`].
     pub fn resolver(mut self, merge: impl FnMut(&[Sibling]) -> Value + Send + 'static) -> Self {
@@ -148,7 +156,7 @@ impl Update {
             };
             let result = match wanted {
                 Change::Keep => return Ok(Updated::Kept),
-                Change::Put(new) => seen.put(&self.at, new, &self.of_write).await,
+                Change::Put(new) => seen.put(&self.at, new, &self.of_write, self.lifetime).await,
                 Change::Delete => seen.delete(&self.at, &self.of_write).await,
             };
             match result {
@@ -197,8 +205,15 @@ impl Seen {
         Self { context: read.context().cloned(), etag: etag.map(str::to_owned) }
     }
 
-    async fn put(self, at: &At, new: NewValue, options: &Options) -> Result<Written, Error> {
+    async fn put(
+        self,
+        at: &At,
+        new: NewValue,
+        options: &Options,
+        lifetime: Option<Lifetime>,
+    ) -> Result<Written, Error> {
         let put = Put::new(at.clone(), self.context, new).options(options.clone());
+        let put = Put { lifetime, ..put };
         match self.etag {
             Some(etag) => put.if_match(etag).await,
             None => put.if_absent().await,

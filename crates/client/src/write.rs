@@ -14,6 +14,7 @@ use crate::answer::{ACKS, Answer, Answered, HINTS, SIBLINGS};
 use crate::body::{NewValue, Source};
 use crate::bucket::{At, Request};
 use crate::error::Error;
+use crate::expiry::{Lifetime, lifetime_setters};
 use crate::options::{Options, explain_setter, option_setters};
 use crate::read::{Context, Read};
 use crate::value::Metadata;
@@ -43,7 +44,7 @@ pub struct Written {
 }
 
 impl Written {
-    fn of(at: &At, answer: &Answer) -> Self {
+    pub(crate) fn of(at: &At, answer: &Answer) -> Self {
         let number = |name: &HeaderName| answer.number(name).unwrap_or(0);
         Self {
             at: at.clone(),
@@ -79,7 +80,7 @@ impl Written {
 
 /// When a write is to be refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Condition {
+pub(crate) enum Condition {
     Absent,
     Present,
     Match(String),
@@ -90,7 +91,7 @@ enum Condition {
 pub(crate) struct Common {
     pub(crate) at: At,
     pub(crate) context: Option<Context>,
-    condition: Option<Condition>,
+    pub(crate) condition: Option<Condition>,
     pub(crate) options: Options,
     pub(crate) idempotency_key: String,
     /// Whether it may be sent again after it may have been stored.
@@ -211,16 +212,18 @@ macro_rules! condition_setters {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Put {
-    common: Common,
-    value: NewValue,
+    pub(crate) common: Common,
+    pub(crate) value: NewValue,
+    pub(crate) lifetime: Option<Lifetime>,
 }
 
 impl Put {
     write_setters!();
     condition_setters!();
+    lifetime_setters!();
 
     pub(crate) fn new(at: At, context: Option<Context>, value: NewValue) -> Self {
-        Self { common: Common::new(at, context), value }
+        Self { common: Common::new(at, context), value, lifetime: None }
     }
 
     /// With this `Content-Type`.
@@ -269,6 +272,7 @@ impl Put {
     async fn write(&self, also: &'static str, accepts: &[u16]) -> Result<Answer, Error> {
         let mut headers = self.common.headers()?;
         self.value.metadata.write_to(&mut headers)?;
+        Lifetime::write_to(self.lifetime, &mut headers)?;
         let (method, body) = (Method::PUT, self.value.source.clone());
         self.common.send(Part { method, route: "/kv", headers, body, also, accepts }).await
     }
@@ -278,9 +282,9 @@ impl Put {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Delete {
-    common: Common,
+    pub(crate) common: Common,
     /// `/kv` or `/types`.
-    route: &'static str,
+    pub(crate) route: &'static str,
 }
 
 impl Delete {
@@ -308,19 +312,22 @@ impl Delete {
     }
 }
 
-/// A resolution that keeps one sibling: set its options, then await it.
+/// A resolution that keeps one sibling: set its options, then await it. A sibling that expires keeps the
+/// time that it has left, unless the resolution says how long it lives.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Resolve {
     common: Common,
     body: Json,
+    lifetime: Option<Lifetime>,
 }
 
 impl Resolve {
     write_setters!();
+    lifetime_setters!();
 
     pub(crate) fn new(at: At, context: Context, body: Json) -> Self {
-        Self { common: Common::new(at, Some(context)), body }
+        Self { common: Common::new(at, Some(context)), body, lifetime: None }
     }
 
     /// Resolves the conflict.
@@ -330,6 +337,7 @@ impl Resolve {
     pub async fn send(self) -> Result<Written, Error> {
         let mut headers = self.common.headers()?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Lifetime::write_to(self.lifetime, &mut headers)?;
         let body = Source::Bytes(self.body.to_string().into());
         let method = Method::POST;
         let part = Part { method, route: "/siblings", headers, body, also: "", accepts: &[] };

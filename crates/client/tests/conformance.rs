@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "conformance/arguments.rs"]
+mod arguments;
+#[path = "conformance/batch.rs"]
+mod batch;
 #[path = "conformance/cases.rs"]
 mod cases;
 #[path = "api/common/mod.rs"]

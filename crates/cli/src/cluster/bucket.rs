@@ -1,16 +1,17 @@
 //! `quorate bucket`.
 
-use quorate_client::{BucketProperties, Count, DataType};
+use quorate_client::{BucketProperties, Count, DataType, Lifetime};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::args::{Common, bucket_name};
 use crate::exit::{Done, Exit, Failure};
+use crate::lifetime;
 use crate::refusal;
 use crate::table::{Paint, Table, cell, painted};
 
 /// In the order of a table.
-const PROPERTIES: [&str; 6] = ["type", "n", "r", "w", "conflicts", "sloppy"];
+const PROPERTIES: [&str; 7] = ["type", "n", "r", "w", "conflicts", "sloppy", "expires_in_s"];
 
 /// List, show, change or reset the properties of buckets.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,13 +21,14 @@ const PROPERTIES: [&str; 6] = ["type", "n", "r", "w", "conflicts", "sloppy"];
   quorate bucket set carts --n 5 --w 3          # the other properties stay as they are
   quorate bucket set flags --conflicts lww
   quorate bucket set visits --type counter      # while it has no keys; see `quorate typed`
+  quorate bucket set sessions --expires-in 30d  # values that are written from now on
   quorate bucket reset carts
 
 A bucket needs not be made: every name is one, with the defaults. A property that was not set follows
 the defaults. A type, once set, stays.
 
-JSON: bucket, properties (type, n, r, w, conflicts, sloppy), set (those that were set); of the list: buckets
-(a list of those), defaults.")]
+JSON: bucket, properties (type, n, r, w, conflicts, sloppy, expires_in_s), set (those that were set); of
+the list: buckets (a list of those), defaults.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -78,6 +80,10 @@ struct Set {
     /// Whether fallbacks count towards r and w
     #[arg(long, value_name = "true|false")]
     sloppy: Option<bool>,
+    /// How long values live whose write does not say it: 90s, 15m, 1h, 7d; or never. Those that are there
+    /// keep what they have
+    #[arg(long, value_name = "TIME", value_parser = lifetime::parse, conflicts_with = "data_type")]
+    expires_in: Option<Lifetime>,
 }
 
 /// Runs the command.
@@ -107,20 +113,22 @@ async fn list(app: &App) -> Done<Exit> {
         app.out.json(&told)?;
         return Ok(Exit::Ok);
     }
-    let mut table = Table::new(&["bucket", "type", "n", "r", "w", "conflicts", "sloppy"]);
+    let mut headings = vec!["bucket"];
+    headings.extend(PROPERTIES.map(heading));
+    let mut table = Table::new(&headings);
     for bucket in told["buckets"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let mut row = vec![cell(bucket["bucket"].as_str().unwrap_or("?"))];
         for name in PROPERTIES {
             let own = !bucket["set"][name].is_null();
             row.push(painted(
-                text(&bucket["properties"][name]),
+                text(name, &bucket["properties"][name]),
                 if own { Paint::Plain } else { Paint::Dim },
             ));
         }
         table.row(row);
     }
     let mut row = vec![painted("(all others)", Paint::Dim)];
-    row.extend(PROPERTIES.map(|name| painted(text(&told["defaults"][name]), Paint::Dim)));
+    row.extend(PROPERTIES.map(|name| painted(text(name, &told["defaults"][name]), Paint::Dim)));
     table.row(row);
     app.out.table(&table)?;
     Ok(Exit::Ok)
@@ -136,10 +144,11 @@ async fn get(app: &App, bucket: &str) -> Done<Exit> {
 }
 
 async fn set(app: &App, wanted: &Set) -> Done<Exit> {
-    let Set { bucket: _, n, r, w, data_type, conflicts, sloppy } = wanted;
+    let Set { bucket: _, n, r, w, data_type, conflicts, sloppy, expires_in } = wanted;
     let counts = n.is_some() || r.is_some() || w.is_some();
-    if !counts && data_type.is_none() && conflicts.is_none() && sloppy.is_none() {
-        let why = "nothing to set: give one of --type, --n, --r, --w, --conflicts, --sloppy";
+    let others = conflicts.is_some() || sloppy.is_some() || expires_in.is_some();
+    if !counts && data_type.is_none() && !others {
+        let why = "nothing to set: give one of --type, --n, --r, --w, --conflicts, --sloppy, --expires-in";
         return Err(Failure::usage(why).advise("`quorate bucket reset` takes all back").into());
     }
     // All properties are replaced: those that were set before are sent again.
@@ -161,6 +170,10 @@ async fn set(app: &App, wanted: &Set) -> Done<Exit> {
         w: wanted.w.map(count).or(before.w),
         conflicts: wanted.conflicts.clone().or(earlier),
         sloppy: wanted.sloppy.or(before.sloppy),
+        expires_in_s: match expires_in {
+            Some(lifetime) => lifetime.seconds()?,
+            None => before.expires_in_s.filter(|_| data_type.is_none()),
+        },
     };
     let admin = app.nodes.admin();
     let properties = app.ask("setting", admin.set_bucket(&wanted.bucket, &set)).await?;
@@ -195,13 +208,26 @@ fn show(app: &App, bucket: &str, properties: &Value, set: &Value) -> Done {
             (true, true) => "its type",
             (true, false) => "the defaults",
         };
-        table.row(vec![cell(name), cell(text(&properties[name])), painted(from, Paint::Dim)]);
+        table.row(vec![
+            cell(heading(name)),
+            cell(text(name, &properties[name])),
+            painted(from, Paint::Dim),
+        ]);
     }
     app.out.table(&table)
 }
 
-fn text(value: &Value) -> String {
+/// What people call a property.
+fn heading(name: &'static str) -> &'static str {
+    if name == "expires_in_s" { "expires in" } else { name }
+}
+
+fn text(name: &str, value: &Value) -> String {
+    if let ("expires_in_s", Some(seconds)) = (name, value.as_u64()) {
+        return lifetime::exact(seconds);
+    }
     match value {
+        Value::Null if name == "expires_in_s" => "never".to_owned(),
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),

@@ -26,7 +26,8 @@ use crate::explain;
   quorate get carts/alice --explain          # who was asked, and what each node said
 
 JSON: bucket, key, context, and of the value: value, encoding (base64 if it is not UTF-8),
-content_type, size, meta; or, in a conflict, siblings: a list of those with dot, writer, written_at.")]
+content_type, size, expires_at (null: never), meta; or, in a conflict, siblings: a list of those with
+dot, writer, written_at.")]
 pub struct Args {
     /// The key
     #[arg(value_name = "BUCKET/KEY")]
@@ -68,7 +69,11 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     }
     match read {
         Read::Absent(absent) => {
-            let what = if absent.was_deleted() { "was deleted" } else { "was never written" };
+            let what = match (absent.has_expired(), absent.was_deleted()) {
+                (true, _) => "has expired",
+                (false, true) => "was deleted",
+                (false, false) => "was never written",
+            };
             let mut failure = Failure::new(Exit::NotFound, format!("{} {what}", args.name));
             failure.advice =
                 Some(format!("`quorate keys {}` lists what is there", args.name.bucket));
@@ -90,7 +95,7 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
 
 fn one(app: &App, args: &Args, read: Versioned) -> Done<Exit> {
     let context = read.context().as_str().to_owned();
-    let stored = Stored::from(read.into_value());
+    let stored = Stored::from(read);
     put_out(app, args, &stored, Some(&context))
 }
 

@@ -1,5 +1,7 @@
-//! Commands on keys: `get`, `put`, `delete`, `keys`, `siblings`, `resolve`, `typed`.
+//! Commands on keys: `get`, `put`, `delete`, `keys`, `siblings`, `resolve`, `typed`,
+//! `batch`.
 
+pub(crate) mod batch;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod keys;

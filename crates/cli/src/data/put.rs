@@ -1,11 +1,14 @@
 //! `quorate put`.
 
+use quorate_client::Lifetime;
+
 use super::OfWrite;
 use super::value::Given;
 use super::written::{Writing, idempotency_key, write};
 use crate::app::{App, Causality};
 use crate::args::{Common, Name};
 use crate::exit::{Done, Exit};
+use crate::lifetime;
 
 /// Write a key.
 ///
@@ -19,6 +22,7 @@ use crate::exit::{Done, Exit};
   jq .x data.json | quorate put data/x --content-type application/json
   quorate put carts/alice '3 apples' --w all --strict
   quorate put locks/a me --if-absent           # advisory: not a lock between racing writers
+  quorate put sessions/7f3a alice --expires-in 1h
 
 JSON: bucket, key, acks, hints, siblings, context, context_used (given, remembered, none),
 context_age_ms.")]
@@ -35,6 +39,9 @@ pub struct Args {
     /// Only if a read finds no value (If-None-Match: *)
     #[arg(long)]
     if_absent: bool,
+    /// Let the value expire after this time: 90s, 15m, 1h, 7d; or never [default: as its bucket says]
+    #[arg(long, value_name = "TIME", value_parser = lifetime::parse)]
+    expires_in: Option<Lifetime>,
     /// Repeat an earlier write under its key: it is stored once at most
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -58,11 +65,15 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     if args.if_absent {
         put = put.if_absent();
     }
+    if let Some(lifetime) = args.expires_in {
+        put = put.lifetime(lifetime);
+    }
     let idempotency_key = idempotency_key(args.idempotency_key.as_ref());
     put = put
         .options(args.quorum.options(args.common.timeout_ms, args.explain))
         .idempotency_key(idempotency_key.as_str());
-    let (done, explain) = (format!("stored {size} in"), args.explain);
+    let (done, explain) =
+        (format!("stored {size}{} in", lifetime::told(args.expires_in)), args.explain);
     let writing = Writing { name: &args.name, seen, idempotency_key, done, explain };
     write(app, writing, put.send()).await
 }

@@ -1,6 +1,6 @@
 //! `quorate resolve`.
 
-use quorate_client::Context;
+use quorate_client::{Context, Lifetime};
 use serde_json::Value as Json;
 
 use super::OfWrite;
@@ -9,6 +9,7 @@ use super::written::{Writing, idempotency_key, write};
 use crate::app::{App, Causality, From, Seen};
 use crate::args::{Common, Name};
 use crate::exit::{Done, Exit, Failure};
+use crate::lifetime;
 
 /// Resolve a conflict: keep one sibling, or write a merged value.
 ///
@@ -21,6 +22,9 @@ use crate::exit::{Done, Exit, Failure};
   quorate resolve carts/alice --keep 52f           # the start of a dot is enough
   quorate resolve carts/alice '3 apples, 1 pear'
   quorate resolve docs/a --file merged.json
+  quorate resolve sessions/7f3a --file new --expires-in 1h
+
+A sibling that is kept keeps the time that it has left, unless --expires-in says another.
 
 JSON: as `quorate put`.")]
 pub struct Args {
@@ -32,6 +36,9 @@ pub struct Args {
     keep: Option<String>,
     #[command(flatten)]
     given: Given,
+    /// Let the value expire after this time: 90s, 15m, 1h, 7d; or never
+    #[arg(long, value_name = "TIME", value_parser = lifetime::parse)]
+    expires_in: Option<Lifetime>,
     #[command(flatten)]
     causality: Causality,
     #[command(flatten)]
@@ -86,13 +93,20 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
                 true => full_dot(start, siblings.iter().filter_map(|it| it["dot"].as_str()), name)?,
                 false => start.clone(),
             };
-            let keep = bucket.keep_after(key, &context, &dot).options(options);
+            let mut keep = bucket.keep_after(key, &context, &dot).options(options);
+            if let Some(lifetime) = args.expires_in {
+                keep = keep.lifetime(lifetime);
+            }
             let sent = keep.idempotency_key(idempotency_key.as_str()).send();
             write(app, writing(format!("kept {dot} of")), sent).await
         }
         (None, value) => {
             // A write with the context of all siblings is the resolution.
-            let put = bucket.put_after(key, &context, value.unwrap_or_default()).options(options);
+            let value = value.unwrap_or_default();
+            let mut put = bucket.put_after(key, &context, value).options(options);
+            if let Some(lifetime) = args.expires_in {
+                put = put.lifetime(lifetime);
+            }
             let sent = put.idempotency_key(idempotency_key.as_str()).send();
             write(app, writing("resolved".to_owned()), sent).await
         }

@@ -6,6 +6,7 @@ use super::value::Stored;
 use crate::app::App;
 use crate::args::{Common, Name, bucket_name};
 use crate::exit::{Done, Exit, Failure};
+use crate::lifetime::End;
 use crate::out::{bytes, count};
 use crate::refusal;
 use crate::table::{Cell, Paint, Table, cell, maybe, painted};
@@ -28,8 +29,8 @@ One key exits with 4 if it is in conflict. A key of a bucket with a type has par
 together are its value, and is never in conflict.
 
 JSON of the list: keys (bucket, key, siblings), cursor, unreachable. JSON of a key: siblings (dot,
-writer, written_at, value, held_by, hinted_at, ...), replicas (node, state, dots, hints), fallbacks,
-conflict, context.")]
+writer, written_at, expires_at, value, held_by, hinted_at, ...), replicas (node, state, dots, hints),
+fallbacks, conflict, context.")]
 pub struct Args {
     /// A key, or a bucket
     #[arg(value_name = "BUCKET[/KEY]")]
@@ -145,6 +146,12 @@ fn cells(stored: &Stored) -> Vec<Cell> {
     ]
 }
 
+/// When it expires.
+fn expires(end: End) -> Cell {
+    let json = end.json().unwrap_or_default();
+    maybe(json.as_str().map(second))
+}
+
 /// A time without its fraction.
 fn second(at: &str) -> String {
     at.get(..19).unwrap_or(at).replace('T', " ")
@@ -175,9 +182,14 @@ fn cells_of_part(json: &Value) -> Vec<Cell> {
 
 /// The siblings as a table.
 pub(crate) fn table(siblings: &[Stored]) -> Table {
-    let mut table = Table::new(&["dot", "writer", "written (UTC)", "#size", "value"]);
+    let ends = siblings.iter().any(|sibling| matches!(sibling.end, End::At(_)));
+    let mut headings = vec!["dot", "writer", "written (UTC)", "#size", "value"];
+    headings.extend(ends.then_some("expires (UTC)"));
+    let mut table = Table::new(&headings);
     for sibling in siblings {
-        table.row(cells(sibling));
+        let mut row = cells(sibling);
+        row.extend(ends.then(|| expires(sibling.end)));
+        table.row(row);
     }
     table
 }
@@ -185,10 +197,14 @@ pub(crate) fn table(siblings: &[Stored]) -> Table {
 fn held(siblings: &[Value]) -> Table {
     let [fourth, fifth] =
         if siblings.iter().any(is_part) { ["part", "content"] } else { ["#size", "value"] };
-    let mut table =
-        Table::new(&["dot", "writer", "written (UTC)", fourth, fifth, "held by", "hinted at"]);
+    let ends = siblings.iter().any(|sibling| sibling["expires_at"].is_string());
+    let mut headings = vec!["dot", "writer", "written (UTC)", fourth, fifth];
+    headings.extend(ends.then_some("expires (UTC)"));
+    headings.extend(["held by", "hinted at"]);
+    let mut table = Table::new(&headings);
     for sibling in siblings {
         let mut row = if is_part(sibling) { cells_of_part(sibling) } else { cells(&of(sibling)) };
+        row.extend(ends.then(|| maybe(sibling["expires_at"].as_str().map(second))));
         for name in ["held_by", "hinted_at"] {
             let nodes = sibling[name].as_array().map(Vec::as_slice).unwrap_or_default();
             row.push(maybe(Some(crate::cluster::names(nodes)).filter(|it| !it.is_empty())));

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use quorate_client::{Metadata, Sibling, Value};
+use quorate_client::{Metadata, Sibling, Value, Versioned};
 use serde_json::{Map, Value as Json, json};
 
 use crate::exit::{Done, Failure};
+use crate::lifetime::End;
 
 /// The largest value that is read from a file or from standard input, in bytes: the largest that a
 /// node can be configured to take.
@@ -24,6 +25,7 @@ pub(crate) struct Stored {
     pub(crate) dot: Option<String>,
     pub(crate) writer: Option<String>,
     pub(crate) written_at: Option<String>,
+    pub(crate) end: End,
 }
 
 impl From<&Sibling> for Stored {
@@ -33,6 +35,7 @@ impl From<&Sibling> for Stored {
             dot: Some(sibling.dot.clone()),
             writer: Some(sibling.writer.clone()),
             written_at: Some(sibling.written_at.clone()),
+            end: End::of(sibling.expires_at),
         }
     }
 }
@@ -40,6 +43,13 @@ impl From<&Sibling> for Stored {
 impl From<Value> for Stored {
     fn from(value: Value) -> Self {
         Self { value: Some(value), ..Self::default() }
+    }
+}
+
+impl From<Versioned> for Stored {
+    fn from(read: Versioned) -> Self {
+        let end = End::of(read.expires_at());
+        Self { end, ..Self::from(read.into_value()) }
     }
 }
 
@@ -60,6 +70,7 @@ impl Stored {
             dot: text("dot")?,
             writer: text("writer")?,
             written_at: text("written_at")?,
+            end: End::of_json(fields.get("expires_at"))?,
         };
         if fields.get("deleted") == Some(&Json::Bool(true)) {
             return Ok(stored);
@@ -97,7 +108,8 @@ impl Stored {
     }
 
     /// As nodes represent siblings: `value` (with `"encoding": "base64"` if it is not UTF-8),
-    /// `content_type`, `size`, `meta`, and what is known of `dot`, `writer`, `written_at`.
+    /// `content_type`, `size`, `meta`, and what is known of `dot`, `writer`, `written_at`, `expires_at` (null
+    /// for never).
     pub(crate) fn json(&self) -> Json {
         let mut fields = Map::new();
         let mut set = |name: &str, text: Option<&str>| {
@@ -123,6 +135,7 @@ impl Stored {
         set("content_encoding", metadata.content_encoding.as_deref());
         set("content_language", metadata.content_language.as_deref());
         set("content_disposition", metadata.content_disposition.as_deref());
+        fields.extend(self.end.json().map(|end| ("expires_at".to_owned(), end)));
         let meta = metadata.user.iter().map(|(name, value)| (name.clone(), json!(value)));
         fields.insert("size".to_owned(), json!(bytes.len()));
         fields.insert("meta".to_owned(), Json::Object(meta.collect()));
@@ -242,8 +255,12 @@ mod tests {
                 ..Metadata::default()
             };
             let value = Value { bytes: Bytes::copy_from_slice(bytes), metadata };
-            let stored = Stored { dot: Some("00-1".to_owned()), ..Stored::from(value) };
-            assert_eq!(Stored::of_json(&stored.json()).unwrap(), stored);
+            let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500);
+            for end in [End::Unsaid, End::Never, End::At(at)] {
+                let dot = Some("00-1".to_owned());
+                let stored = Stored { dot, end, ..Stored::from(value.clone()) };
+                assert_eq!(Stored::of_json(&stored.json()).unwrap(), stored);
+            }
         }
         let deleted = Stored::of_json(&json!({"deleted": true, "dot": "00-2"})).unwrap();
         assert_eq!((deleted.value, deleted.dot.as_deref()), (None, Some("00-2")));
@@ -260,6 +277,7 @@ mod tests {
             (json!({"value": "", "meta": []}), "meta"),
             (json!({"value": "", "meta": {"a": 1}}), "meta.a"),
             (json!({"value": "", "content_type": 1}), "content_type"),
+            (json!({"value": "", "expires_at": 1}), "expires_at"),
         ] {
             let why = Stored::of_json(&bad).unwrap_err();
             assert!(why.contains(word), "{bad}: {why}");

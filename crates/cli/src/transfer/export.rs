@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
   quorate export files --output src.jsonl --cursor CURSOR     # go on where it stopped
 
 Each line: {\"bucket\", \"key\", \"context\", \"siblings\": [{\"value\", \"encoding\" (base64 if it is not
-UTF-8), \"content_type\", \"meta\", \"dot\", \"writer\", \"written_at\", ...}]}. A key without a conflict has
-one sibling. It is no snapshot: keys written meanwhile may be old or new.
+UTF-8), \"content_type\", \"expires_at\" (null: never), \"meta\", \"dot\", \"writer\", \"written_at\", ...}]}.
+A key without a conflict has one sibling. It is no snapshot: keys written meanwhile may be old or new.
 
 If it stops, it tells the cursor to go on with; up to 100 keys may then come twice, which `import`
 counts as same. Exits with 5 if keys may be missing. Buckets with a type are not exported: `quorate
@@ -201,7 +201,7 @@ async fn read(bucket: &Bucket, key: &str) -> Result<Option<Line>, quorate_client
     let context = read.context().map(|context| context.as_str().to_owned());
     let siblings = match read {
         Read::Absent(_) => return Ok(None),
-        Read::Value(versioned) => vec![Stored::from(versioned.into_value())],
+        Read::Value(versioned) => vec![Stored::from(versioned)],
         Read::Siblings(siblings) => siblings.siblings().iter().map(Stored::from).collect(),
     };
     let name = Name { bucket: bucket.name().to_owned(), key: key.to_owned() };

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use quorate_client::{Client, Error};
 use serde_json::json;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
 use super::line::Line;
 use super::merge::{Became, OnConflict, one};
@@ -19,12 +19,10 @@ use crate::exit::{Done, Exit, Failure, Stop};
 use crate::out::{count, note};
 use crate::progress::Progress;
 
-/// Lines in flight at a time, and lines read ahead.
+/// Lines in flight at a time.
 const WRITES: usize = 16;
 /// Keys are divided among so many turns; those of one turn are stored one after the other.
 const TURNS: u64 = 256;
-/// The longest line, in bytes.
-const LINE_BYTES_MAX: u64 = 64 << 20;
 /// How long one write is retried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,8 +42,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 A file is checked as a whole before anything is written. A line whose siblings hold a delete brings
 its values only. Contexts of another cluster are ignored.
 
-Exits with 4 if keys were left in conflict. JSON: lines, new, same, replaced, conflicted, skipped,
-next_line.")]
+A value that expires gets the time that is left of it (\"expires_at\"); one that has expired since the
+export is not stored, but counted. A value that was exported as one that never expires stays one, whatever
+the bucket says; where a line does not say it, the bucket does.
+
+Exits with 4 if keys were left in conflict. JSON: lines, new, same, replaced, conflicted, skipped, expired
+(lines of which nothing is left), expired_siblings (of other lines), next_line.")]
 pub struct Args {
     /// The file; - or nothing for standard input
     #[arg(value_name = "FILE")]
@@ -75,6 +77,10 @@ struct Totals {
     replaced: u64,
     conflicted: u64,
     skipped: u64,
+    /// Lines of which nothing is left.
+    expired: u64,
+    /// Siblings of other lines that have expired.
+    expired_siblings: u64,
 }
 
 impl Totals {
@@ -86,16 +92,26 @@ impl Totals {
             Became::Replaced => &mut self.replaced,
             Became::Conflicted => &mut self.conflicted,
             Became::Skipped => &mut self.skipped,
+            Became::Expired => &mut self.expired,
         };
         *of += 1;
     }
 
     fn told(&self, dry_run: bool) -> String {
-        let Self { lines, new, same, replaced, conflicted, skipped } = self;
+        let Self { lines, new, same, replaced, conflicted, skipped, expired, expired_siblings } =
+            self;
         let would = if dry_run { "would be " } else { "" };
         let all = count(*lines, "line");
         let written = format!("{new} new, {same} same, {replaced} replaced");
-        format!("{all}: {would}{written}, {conflicted} conflicted, {skipped} skipped")
+        let mut told =
+            format!("{all}: {would}{written}, {conflicted} conflicted, {skipped} skipped");
+        if *expired > 0 {
+            told += &format!(", {expired} expired since the export");
+        }
+        if *expired_siblings > 0 {
+            told += &format!("; of other lines {} expired", count(*expired_siblings, "sibling"));
+        }
+        told
     }
 }
 
@@ -121,10 +137,12 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
         }
     }
     if app.out.json {
-        let Totals { lines, new, same, replaced, conflicted, skipped } = totals;
+        let Totals { lines, new, same, replaced, conflicted, skipped, expired, expired_siblings } =
+            totals;
         app.out.json(&json!({
             "lines": lines, "new": new, "same": same, "replaced": replaced, "conflicted": conflicted,
-            "skipped": skipped, "next_line": next_line,
+            "skipped": skipped, "expired": expired, "expired_siblings": expired_siblings,
+            "next_line": next_line,
         }))?;
     } else {
         app.out.line(&totals.told(args.dry_run))?;
@@ -153,7 +171,7 @@ fn check(file: &Path, args: &Args) -> Done<u64> {
     let mut lines = BufReader::new(File::open(file).map_err(|error| named(error.to_string()))?);
     let mut number = 0;
     loop {
-        let text = match next(&mut lines) {
+        let text = match crate::lines::next(&mut lines) {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(number - (args.from_line - 1).min(number)),
             Err(why) => return Err(named(format!("line {}: {why}", number + 1)).into()),
@@ -167,45 +185,6 @@ fn check(file: &Path, args: &Args) -> Done<u64> {
     }
 }
 
-/// The next line, without its break.
-fn next(lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>, String> {
-    let mut text = Vec::new();
-    let read = lines.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut text);
-    match read.map_err(|error| error.to_string())? {
-        0 => return Ok(None),
-        length if length as u64 > LINE_BYTES_MAX => {
-            return Err(format!("longer than {}", crate::out::bytes(LINE_BYTES_MAX)));
-        }
-        _ => {}
-    }
-    if text.ends_with(b"\n") {
-        text.pop();
-    }
-    Ok(Some(text))
-}
-
-/// Reads lines on a thread of its own: standard input may be slow.
-fn lines_of(file: Option<PathBuf>, skip: u64) -> mpsc::Receiver<Result<Vec<u8>, String>> {
-    let (to, from) = mpsc::channel(WRITES);
-    std::thread::spawn(move || {
-        let mut lines: Box<dyn BufRead> = match file.map(File::open).transpose() {
-            Ok(Some(file)) => Box::new(BufReader::new(file)),
-            Ok(None) => Box::new(BufReader::new(std::io::stdin())),
-            Err(error) => return drop(to.blocking_send(Err(error.to_string()))),
-        };
-        let mut number = 0;
-        while let Some(line) = next(&mut *lines).transpose() {
-            number += 1;
-            let (is_due, is_last) = (number > skip || line.is_err(), line.is_err());
-            let is_gone = is_due && to.blocking_send(line).is_err();
-            if is_last || is_gone {
-                return;
-            }
-        }
-    });
-    from
-}
-
 async fn import(
     app: &App,
     args: &Args,
@@ -214,26 +193,33 @@ async fn import(
     totals: &mut Totals,
     progress: &mut Progress,
 ) -> Done {
-    let lines = lines_of(file, args.from_line - 1);
+    let lines = crate::lines::of(file, args.from_line - 1);
     let lines = stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)));
     let failed = |error: Error| Stop::from(app.failure(&error));
     // Two lines of one key, as an export that was continued may have, must not be stored at once: both
     // would find nothing there, and conflict.
     let turns: Vec<Mutex<()>> = (0..TURNS).map(|_| Mutex::new(())).collect();
-    let store = async |text: Result<Vec<u8>, String>| -> Done<Became> {
+    let store = async |text: Result<Vec<u8>, String>| -> Done<(Became, u64)> {
         let line = text.and_then(|text| Line::parse(&text, args.bucket.as_deref()));
-        let line = line.map_err(Failure::usage)?;
+        let mut line = line.map_err(Failure::usage)?;
+        let expired = line.drop_expired(SystemTime::now());
+        if !line.has_value() {
+            return Ok((Became::Expired, 0));
+        }
         let bucket = client.bucket(line.name.bucket.as_str());
         let mut hasher = DefaultHasher::new();
         (&line.name.bucket, &line.name.key).hash(&mut hasher);
         let turn = (hasher.finish() % TURNS) as usize;
         let _turn = turns[turn].lock().await;
-        one(&bucket, &line, args.on_conflict, args.dry_run).await.map_err(failed)
+        let became = one(&bucket, &line, args.on_conflict, args.dry_run).await;
+        Ok((became.map_err(failed)?, expired))
     };
     // In order, so that all lines before a failed one are done.
     let mut done = std::pin::pin!(lines.map(store).buffered(WRITES));
-    while let Some(became) = done.next().await {
-        totals.add(became?);
+    while let Some(stored) = done.next().await {
+        let (became, expired) = stored?;
+        totals.add(became);
+        totals.expired_siblings += expired;
         let message = format!("lines, {} new, {} conflicted", totals.new, totals.conflicted);
         progress.show(totals.lines, &message);
     }

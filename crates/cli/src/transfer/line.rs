@@ -2,8 +2,10 @@
 //!
 //! `{"bucket": "carts", "key": "alice", "context": "AY…", "siblings": [{"value": "2 apples",
 //! "content_type": "text/plain", "meta": {}, …}]}`. A value that is not UTF-8 is base64, and says so
-//! (`"encoding": "base64"`). A key without a conflict has one sibling. `context` may be left out, and
-//! so may all but `value` of a sibling.
+//! (`"encoding": "base64"`). A key without a conflict has one sibling. `expires_at` is when a value ends,
+//! null if it does not. `context` may be left out, and so may all but `value` of a sibling.
+
+use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
 
@@ -64,6 +66,18 @@ impl Line {
         let context = text("context")?;
         Ok(Self { name: Name { bucket, key }, context, siblings })
     }
+
+    /// Takes out the values that have expired by now; returns how many.
+    pub(crate) fn drop_expired(&mut self, now: SystemTime) -> u64 {
+        let before = self.siblings.len();
+        self.siblings.retain(|sibling| sibling.value.is_none() || !sibling.end.is_over(now));
+        (before - self.siblings.len()) as u64
+    }
+
+    /// Whether it brings a value.
+    pub(crate) fn has_value(&self) -> bool {
+        self.siblings.iter().any(|sibling| sibling.value.is_some())
+    }
 }
 
 #[cfg(test)]
@@ -85,8 +99,22 @@ mod tests {
         assert!(!text.contains('\n'));
         assert_eq!(Line::parse(text.as_bytes(), None).unwrap(), line);
         assert_eq!(Line::parse(text.as_bytes(), Some("c")).unwrap().name.bucket, "c");
+        assert!(line.json()["siblings"][0].get("expires_at").is_none(), "nothing was said");
         let least = r#"{"key": "k", "siblings": [{"value": "x"}]}"#;
         assert!(Line::parse(least.as_bytes(), Some("b")).is_ok());
+    }
+
+    #[test]
+    fn what_has_expired_is_taken_out() {
+        let text = r#"{"bucket":"b","key":"k","siblings":[{"value":"x","expires_at":null},
+            {"value":"y","expires_at":"1970-01-01T00:00:02Z"},{"deleted":true}]}"#;
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let mut line = Line::parse(text.as_bytes(), None).unwrap();
+        assert_eq!((line.drop_expired(at(1)), line.siblings.len()), (0, 3));
+        assert_eq!((line.drop_expired(at(2)), line.siblings.len()), (1, 2));
+        assert!(line.json()["siblings"][0]["expires_at"].is_null() && line.has_value());
+        line.siblings[0].end = crate::lifetime::End::At(at(3));
+        assert_eq!((line.drop_expired(at(4)), line.has_value()), (1, false));
     }
 
     #[test]
@@ -103,6 +131,7 @@ mod tests {
             (r#"{"bucket":"b","key":"k","siblings":[]}"#, "siblings"),
             (r#"{"bucket":"b","key":"k","siblings":[{"deleted":true}]}"#, "siblings"),
             (r#"{"bucket":"b","key":"k","value":"x","siblings":[{"value":"x"}]}"#, "value"),
+            (r#"{"bucket":"b","key":"k","siblings":[{"value":"x","expires_at":9}]}"#, "expires_at"),
         ] {
             let why = Line::parse(bad.as_bytes(), None).unwrap_err();
             assert!(why.contains(word), "{bad}: {why}");

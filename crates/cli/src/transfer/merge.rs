@@ -1,8 +1,15 @@
 //! How one line of an import meets what the key holds.
 
-use quorate_client::{Bucket, Context, Error, Read, Value};
+use std::time::{Duration, SystemTime};
+
+use quorate_client::{Bucket, Context, Error, Read};
 
 use super::line::Line;
+use crate::data::value::Stored;
+use crate::lifetime::End;
+
+/// How far the ends of one value may lie apart: seconds are rounded, and clocks differ.
+const ENDS_APART_MAX: Duration = Duration::from_secs(60);
 
 /// What to do with a key that holds something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -23,6 +30,8 @@ pub(super) enum Became {
     Replaced,
     Conflicted,
     Skipped,
+    /// All that it brings has expired.
+    Expired,
 }
 
 /// Stores one line; with `dry_run` it only says what would become of it.
@@ -36,15 +45,15 @@ pub(super) async fn one(
     dry_run: bool,
 ) -> Result<Became, Error> {
     let key = line.name.key.as_str();
-    let wanted: Vec<&Value> = line.siblings.iter().filter_map(|it| it.value.as_ref()).collect();
+    let wanted: Vec<&Stored> = line.siblings.iter().filter(|it| it.value.is_some()).collect();
     let read = bucket.get(key).send().await?;
-    let held: Vec<&Value> = match &read {
+    let held: Vec<Stored> = match &read {
         Read::Absent(_) => Vec::new(),
-        Read::Value(versioned) => vec![versioned.value()],
-        Read::Siblings(siblings) => siblings.values().collect(),
+        Read::Value(versioned) => vec![Stored::from(versioned.clone())],
+        Read::Siblings(siblings) => siblings.siblings().iter().map(Stored::from).collect(),
     };
-    let is_missing = |value: &&Value| !held.iter().any(|it| is_same(it, value));
-    let missing: Vec<&Value> = wanted.iter().copied().filter(is_missing).collect();
+    let is_missing = |value: &&Stored| !held.iter().any(|it| is_same(it, value));
+    let missing: Vec<&Stored> = wanted.iter().copied().filter(is_missing).collect();
     let (became, context) = match (&read, on_conflict) {
         (Read::Absent(absent), _) => (Became::New, absent.context().cloned()),
         _ if missing.is_empty() => return Ok(Became::Same),
@@ -64,8 +73,8 @@ pub(super) async fn one(
 async fn keep(
     bucket: &Bucket,
     line: &Line,
-    wanted: &[&Value],
-    missing: &[&Value],
+    wanted: &[&Stored],
+    missing: &[&Stored],
 ) -> Result<Became, Error> {
     let key = line.name.key.as_str();
     if let Some(context) = line.context.as_deref().and_then(|text| Context::parse(text).ok()) {
@@ -89,26 +98,65 @@ async fn write(
     bucket: &Bucket,
     key: &str,
     context: Option<&Context>,
-    values: &[&Value],
+    values: &[&Stored],
 ) -> Result<u32, Error> {
     let mut siblings = 0;
-    for (at, value) in values.iter().enumerate() {
-        let value = (*value).clone();
-        let put = match context.filter(|_| at == 0) {
+    for (at, stored) in values.iter().enumerate() {
+        let value = stored.value.clone().unwrap_or_default();
+        let mut put = match context.filter(|_| at == 0) {
             Some(context) => bucket.put_after(key, context, value),
             None => bucket.put_blind(key, value),
         };
+        if let Some(lifetime) = stored.end.lifetime(SystemTime::now()) {
+            put = put.lifetime(lifetime);
+        }
         siblings = put.send().await?.siblings;
     }
     Ok(siblings)
 }
 
-/// Whether a reader would see the same: bytes, type and metadata.
-fn is_same(one: &Value, other: &Value) -> bool {
-    let sorted = |value: &Value| {
-        let mut metadata = value.metadata.clone();
+/// Whether a reader would see the same: bytes, type and metadata, for as long.
+fn is_same(held: &Stored, wanted: &Stored) -> bool {
+    let (Some(one), Some(other)) = (&held.value, &wanted.value) else { return false };
+    let sorted = |metadata: &quorate_client::Metadata| {
+        let mut metadata = metadata.clone();
         metadata.user.sort_unstable();
         metadata
     };
-    one.bytes == other.bytes && sorted(one) == sorted(other)
+    let same_value = one.bytes == other.bytes && sorted(&one.metadata) == sorted(&other.metadata);
+    same_value && is_same_end(held.end, wanted.end)
+}
+
+/// Whether a value that is there ends as a line says. A line that says nothing fits any end.
+fn is_same_end(held: End, wanted: End) -> bool {
+    match (held, wanted) {
+        (_, End::Unsaid) => true,
+        (End::At(one), End::At(other)) => {
+            let apart = one.duration_since(other).unwrap_or_else(|error| error.duration());
+            apart <= ENDS_APART_MAX
+        }
+        (End::Never | End::Unsaid, End::Never) => true,
+        (End::At(_), End::Never) | (End::Never | End::Unsaid, End::At(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_client::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_same_value_with_another_end_is_another() {
+        let at = |seconds| End::At(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let of = |text: &str, end| Stored { end, ..Stored::from(Value::from(text)) };
+        let same = |held, wanted| is_same(&of("x", held), &of("x", wanted));
+        assert!(same(End::Never, End::Never) && same(at(100), at(103)) && same(at(103), at(100)));
+        assert!(same(at(100), End::Unsaid) && same(End::Never, End::Unsaid));
+        assert!(
+            !same(End::Never, at(100)) && !same(at(100), End::Never) && !same(at(100), at(500))
+        );
+        assert!(!is_same(&of("x", End::Never), &of("y", End::Never)));
+        assert!(!is_same(&Stored::default(), &of("x", End::Never)));
+    }
 }

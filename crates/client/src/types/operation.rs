@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value as Json;
 
 use super::read::Typed;
-use super::value::TypedValue;
+use super::value::{AnyValue, TypedValue};
 use crate::answer::{ACKS, Answer, Answered, HINTS};
 use crate::body::Source;
 use crate::bucket::At;
@@ -22,7 +22,7 @@ use crate::write::{Common, Part, idempotency_key_setter};
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Operation<V> {
-    common: Common,
+    pub(crate) common: Common,
     body: Json,
     /// Why it is not sent.
     refused: Option<&'static str>,
@@ -41,7 +41,7 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn of(answer: &Answer) -> Self {
+    pub(crate) fn of(answer: &Answer) -> Self {
         let (acks, hints) = (answer.number(&ACKS), answer.number(&HINTS));
         let answered = answer.by.clone();
         Self { acks: acks.unwrap_or(0), hints: hints.unwrap_or(0), answered }
@@ -69,13 +69,28 @@ impl<V> Operation<V> {
         self
     }
 
-    async fn ask(&self, also: &'static str) -> Result<Answer, Error> {
-        if let Some(why) = self.refused {
-            return Err(Error::invalid("change", why));
+    /// The same, of a value of any type.
+    pub(crate) fn of_any(self) -> Operation<AnyValue> {
+        let Self { common, body, refused, .. } = self;
+        Operation { common, body, refused, value: PhantomData }
+    }
+
+    /// What is sent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not to be sent.
+    pub(crate) fn body(&self) -> Result<&Json, Error> {
+        match self.refused {
+            Some(why) => Err(Error::invalid("change", why)),
+            None => Ok(&self.body),
         }
+    }
+
+    async fn ask(&self, also: &'static str) -> Result<Answer, Error> {
+        let body = self.body()?;
         let mut headers = self.common.headers()?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let body = Source::Bytes(self.body.to_string().into());
+        let body = Source::Bytes(body.to_string().into());
         let (method, route) = (Method::POST, "/types");
         self.common.send(Part { method, route, headers, body, also, accepts: &[] }).await
     }

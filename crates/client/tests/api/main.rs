@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod batches;
 mod changes;
 mod common;
+mod expiry;
 mod failures;
 mod semantics;
 mod streams;

@@ -1,5 +1,7 @@
 //! Compares what a step gave with what the case expects. Only what is named is compared.
 
+use std::time::SystemTime;
+
 use quorate_client::{Answered, Error, Outcome, Read, Value};
 use serde_json::{Map, Value as Json, json};
 
@@ -41,6 +43,10 @@ fn expected(expected: &Expected, taken: &Taken, heard: &Heard) -> Result<(), Str
                 requests(wanted.as_array().unwrap(), sent)?;
                 true
             }
+            "results" => {
+                results(wanted.as_array().unwrap(), taken, heard)?;
+                true
+            }
             _ => continue,
         };
         if !is_met {
@@ -55,9 +61,31 @@ fn expected(expected: &Expected, taken: &Taken, heard: &Heard) -> Result<(), Str
     }
 }
 
-/// The expectations that are about what was sent and when.
-const OF_REQUESTS: [&str; 6] =
-    ["took_ms_min", "took_ms_max", "looks_min", "looks_max", "one_idempotency_key", "sent"];
+/// The expectations that are about what was sent and when, and about each operation of a batch.
+const OF_REQUESTS: [&str; 7] = [
+    "took_ms_min",
+    "took_ms_max",
+    "looks_min",
+    "looks_max",
+    "one_idempotency_key",
+    "sent",
+    "results",
+];
+
+/// Compares the results of a batch, one by one.
+fn results(wanted: &[Json], taken: &Taken, heard: &Heard) -> Result<(), String> {
+    let Ok(Done::Batch(found)) = &taken.result else {
+        return Err("results: these are of no batch".to_owned());
+    };
+    if found.len() != wanted.len() {
+        return Err(format!("results: {}, not {}", found.len(), wanted.len()));
+    }
+    for (number, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+        let told = |why: String| format!("result {}: {why}", number + 1);
+        expected(wanted.as_object().unwrap(), found, heard).map_err(told)?;
+    }
+    Ok(())
+}
 
 /// Compares every other expectation with a fact; `None`: the expectation is unknown.
 fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(), String> {
@@ -67,7 +95,8 @@ fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(
         }
         let found = fact(name).ok_or_else(|| format!("{name}: does not apply to what came"))?;
         let is_met = match name.as_str() {
-            "acks_min" | "nodes_min" => found.as_u64() >= wanted.as_u64(),
+            "acks_min" | "nodes_min" | "expires_in_s_min" => found.as_u64() >= wanted.as_u64(),
+            "expires_in_s_max" => found.as_u64() <= wanted.as_u64(),
             "value" => found == values([wanted].into_iter())?[0],
             // A counter's total, with all its digits.
             "typed_value" if found.is_string() && wanted.is_number() => {
@@ -85,7 +114,11 @@ fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(
             }
             "properties" => {
                 let wanted = wanted.as_object().unwrap();
-                wanted.iter().all(|(name, value)| found.get(name) == Some(value))
+                let is_unset = |name: &str, value: &Json| name == "expires_in_s" && value.is_null();
+                wanted.iter().all(|(name, value)| match found.get(name) {
+                    None => is_unset(name, value),
+                    Some(found) => found == value,
+                })
             }
             _ => found == *wanted,
         };
@@ -135,6 +168,7 @@ fn of_done(done: &Done, name: &str) -> Option<Json> {
             _ => return None,
         }),
         Done::Properties(properties) => (name == "properties").then(|| properties.clone()),
+        Done::Batch(_) => None,
         Done::Nodes(count) => (name == "nodes_min").then(|| json!(count)),
         Done::Nothing => None,
     }
@@ -163,6 +197,17 @@ fn of_read(read: &Read, name: &str) -> Option<Json> {
         ("deletes", Read::Siblings(siblings)) => {
             json!(siblings.siblings().iter().filter(|it| it.value.is_none()).count())
         }
+        ("expires", Read::Value(value)) => json!(value.expires_at().is_some()),
+        ("expires_at", Read::Value(value)) => {
+            json!(humantime::format_rfc3339_millis(value.expires_at()?).to_string())
+        }
+        ("expires_in_s_min" | "expires_in_s_max", Read::Value(value)) => {
+            json!(value.expires_at()?.duration_since(SystemTime::now()).ok()?.as_secs())
+        }
+        ("expiring", Read::Siblings(siblings)) => {
+            json!(siblings.siblings().iter().filter(|it| it.expires_at.is_some()).count())
+        }
+        ("expired", Read::Absent(absent)) => json!(absent.has_expired()),
         ("has_context", _) => json!(read.context().is_some()),
         ("explained", _) => is_explained(read.answered()),
         _ => return None,

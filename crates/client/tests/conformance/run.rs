@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use quorate_client::{
-    Applied, Client, Context, Error, KeysPage, Metadata, NewValue, Options, Put, Read, ReadStream,
+    Applied, Client, Context, Delete, Error, KeysPage, Metadata, NewValue, Put, Read, ReadStream,
     Retries, Sibling, Updated, Value, Written,
 };
 use serde_json::{Map, Value as Json, json};
 
+use crate::arguments::{ALL, DELETE, PUT, is, keys, lifetime, options};
+use crate::batch;
 use crate::cases::{Case, bytes, only};
 use crate::common::wire::Proxy;
 use crate::expect;
@@ -30,6 +32,7 @@ pub(crate) enum Done {
     Page(KeysPage),
     Properties(Json),
     Nodes(usize),
+    Batch(Vec<Taken>),
     Nothing,
 }
 
@@ -41,9 +44,9 @@ pub(crate) struct Taken {
 }
 
 /// A case that runs.
-struct Run {
-    client: Client,
-    bucket: String,
+pub(crate) struct Run {
+    pub(crate) client: Client,
+    pub(crate) bucket: String,
     stub: Option<Stub>,
     drops: Option<Arc<AtomicUsize>>,
     named: BTreeMap<String, Done>,
@@ -116,10 +119,25 @@ impl Run {
             if loses.is_some() && self.drops.as_ref().is_none_or(|drops| drops.load(SeqCst) > 0) {
                 return Err("not all answers were lost".to_owned());
             }
-            if let (Some(name), Ok(done)) = (step.get("as").and_then(Json::as_str), taken.result) {
-                self.named.insert(name.to_owned(), done);
-            }
+            self.name(step, taken.result);
             return Ok(());
+        }
+    }
+
+    /// Keeps what a step gave under the names that it has for it.
+    fn name(&mut self, step: &Step, result: Result<Done, Error>) {
+        let done = match result {
+            Ok(Done::Batch(results)) => {
+                for (operation, taken) in batch::operations(step).iter().zip(results) {
+                    self.name(operation, taken.result);
+                }
+                return;
+            }
+            Ok(done) => done,
+            Err(_) => return,
+        };
+        if let Some(name) = step.get("as").and_then(Json::as_str) {
+            self.named.insert(name.to_owned(), done);
         }
     }
 
@@ -129,7 +147,7 @@ impl Run {
             "get" => &["key", "r", "n", "sloppy", "timeout_ms", "explain", "stream"],
             "put" => &PUT,
             "delete" => &DELETE,
-            "resolve" => &["key", "siblings", "join", "keep"],
+            "resolve" => &["key", "siblings", "join", "keep", "expires_in"],
             "update" => &["key", "append"],
             "list_keys" => &["prefix", "limit", "cursor"],
             "all_keys" => &["prefix", "limit"],
@@ -138,6 +156,7 @@ impl Run {
             "typed_get" => &typed::GET,
             "change" => &typed::CHANGE,
             "typed_delete" => &typed::DELETE,
+            "batch" => &batch::BATCH,
             other => return Err(format!("op: {other} is unknown")),
         };
         only(step, &[&ALL, own].concat())?;
@@ -169,20 +188,13 @@ impl Run {
                 Ok(put) => put.await.map(Done::Written),
                 Err(error) => Err(error),
             },
-            "delete" => self.delete(step).await?,
+            "delete" => match self.delete(step)? {
+                Ok(delete) => delete.await.map(Done::Written),
+                Err(error) => Err(error),
+            },
+            "batch" => self.batch(step).await?,
             "resolve" => self.resolve(step).await?.map(Done::Written),
-            "update" => {
-                let append = text("append").unwrap_or_default().to_owned();
-                let update = bucket.update(key).resolver(|all| joined(all, "|").into());
-                let change = |it: Option<&Value>| {
-                    format!("{}{append}", it.and_then(Value::text).unwrap_or(""))
-                };
-                match update.apply(change).await {
-                    Ok(Updated::Written(written)) => Ok(Done::Written(written)),
-                    Ok(Updated::Kept) => Ok(Done::Nothing),
-                    Err(error) => Err(error),
-                }
-            }
+            "update" => self.update(step).await,
             "list_keys" => {
                 let cursor = match text("cursor").map(|name| self.named.get(name)) {
                     None => None,
@@ -216,7 +228,21 @@ impl Run {
         })
     }
 
-    fn put(&self, step: &Step) -> Result<Result<Put, Error>, String> {
+    async fn update(&self, step: &Step) -> Result<Done, Error> {
+        let text = |name: &str| step.get(name).and_then(Json::as_str);
+        let append = text("append").unwrap_or_default().to_owned();
+        let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
+        let update = bucket.update(text("key").unwrap_or_default());
+        let update = update.resolver(|all| joined(all, "|").into());
+        let change =
+            |it: Option<&Value>| format!("{}{append}", it.and_then(Value::text).unwrap_or(""));
+        Ok(match update.apply(change).await? {
+            Updated::Written(written) => Done::Written(written),
+            Updated::Kept => Done::Nothing,
+        })
+    }
+
+    pub(crate) fn put(&self, step: &Step) -> Result<Result<Put, Error>, String> {
         let text = |name: &str| step.get(name).and_then(Json::as_str);
         let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
         let (key, value) = (text("key").unwrap_or_default(), Bytes::from(bytes(&step["value"])?));
@@ -249,6 +275,10 @@ impl Run {
             Some(key) => put.idempotency_key(key),
             None => put,
         };
+        let put = match lifetime(step) {
+            Some(lifetime) => put.lifetime(lifetime),
+            None => put,
+        };
         Ok(Ok(match text("if") {
             None => put,
             Some("absent") => put.if_absent(),
@@ -267,7 +297,7 @@ impl Run {
         typed::done(&self.client.bucket(name), step, context.as_ref(), options).await
     }
 
-    async fn delete(&self, step: &Step) -> Result<Result<Done, Error>, String> {
+    pub(crate) fn delete(&self, step: &Step) -> Result<Result<Delete, Error>, String> {
         let text = |name: &str| step.get(name).and_then(Json::as_str);
         let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
         let key = text("key").unwrap_or_default();
@@ -284,13 +314,12 @@ impl Run {
             Some(key) => delete.idempotency_key(key),
             None => delete,
         };
-        let delete = match text("if") {
+        Ok(Ok(match text("if") {
             None => delete,
             Some("absent") => delete.if_absent(),
             Some("present") => delete.if_present(),
             Some(name) => delete.if_match(self.etag(name)?),
-        };
-        Ok(delete.await.map(Done::Written))
+        }))
     }
 
     async fn resolve(&self, step: &Step) -> Result<Result<Written, Error>, String> {
@@ -299,15 +328,23 @@ impl Run {
             return Err(format!("siblings: {name} names no conflict"));
         };
         if let Some(with) = step.get("join").and_then(Json::as_str) {
-            return Ok(siblings.resolve(|all| Value::new(joined(all, with))).await);
+            let put = siblings.resolve(|all| Value::new(joined(all, with)));
+            return Ok(match lifetime(step) {
+                Some(lifetime) => put.lifetime(lifetime).await,
+                None => put.await,
+            });
         }
         let kept = bytes(&step["keep"])?;
         let has = |it: &&Sibling| it.value.as_ref().is_some_and(|value| value.bytes == kept);
         let dot = &siblings.siblings().iter().find(has).ok_or("keep: no such sibling")?.dot;
-        Ok(siblings.keep(dot).await)
+        let keep = siblings.keep(dot);
+        Ok(match lifetime(step) {
+            Some(lifetime) => keep.lifetime(lifetime).await,
+            None => keep.await,
+        })
     }
 
-    fn context(&self, step: &Step) -> Result<Result<Option<Context>, Error>, String> {
+    pub(crate) fn context(&self, step: &Step) -> Result<Result<Option<Context>, Error>, String> {
         if let Some(text) = step.get("context_text").and_then(Json::as_str) {
             return Ok(Context::parse(text).map(Some));
         }
@@ -329,68 +366,6 @@ impl Run {
             _ => None,
         };
         etag.ok_or(format!("if: {name} has no entity tag"))
-    }
-}
-
-/// What every step may have.
-const ALL: [&str; 7] =
-    ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
-const PUT: [&str; 14] = [
-    "key",
-    "value",
-    "content_type",
-    "meta",
-    "context",
-    "context_text",
-    "if",
-    "w",
-    "n",
-    "sloppy",
-    "timeout_ms",
-    "explain",
-    "idempotency_key",
-    "stream",
-];
-const DELETE: [&str; 10] = [
-    "key",
-    "context",
-    "context_text",
-    "if",
-    "w",
-    "n",
-    "sloppy",
-    "timeout_ms",
-    "explain",
-    "idempotency_key",
-];
-
-pub(crate) fn is(step: &Step, name: &str) -> bool {
-    step.get(name).and_then(Json::as_bool).unwrap_or(false)
-}
-
-fn options(step: &Step, needed: &str) -> Result<Options, Error> {
-    let count = |name: &str| {
-        let text = |json: &Json| json.as_str().map_or_else(|| json.to_string(), str::to_owned);
-        step.get(name).map(|json| text(json).parse()).transpose()
-    };
-    Ok(Options {
-        n: count("n")?,
-        needed: count(needed)?,
-        sloppy: step.get("sloppy").and_then(Json::as_bool),
-        timeout_ms: step.get("timeout_ms").and_then(Json::as_u64),
-        deadline: None,
-        explain: is(step, "explain"),
-    })
-}
-
-fn keys(bucket: &quorate_client::Bucket, step: &Step) -> quorate_client::Keys {
-    let mut keys = bucket.keys();
-    if let Some(prefix) = step.get("prefix").and_then(Json::as_str) {
-        keys = keys.prefix(prefix);
-    }
-    match step.get("limit").and_then(Json::as_u64) {
-        Some(limit) => keys.limit(u16::try_from(limit).unwrap()),
-        None => keys,
     }
 }
 

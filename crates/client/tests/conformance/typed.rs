@@ -9,7 +9,8 @@ use quorate_client::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::run::{Done, Step, is};
+use crate::arguments::is;
+use crate::run::{Done, Step};
 
 /// What `typed_get` may have.
 pub(crate) const GET: [&str; 6] = ["type", "key", "r", "n", "sloppy", "timeout_ms"];

@@ -113,7 +113,7 @@ async fn answer_one(
     }
     // What a client looks at by itself is not counted.
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    if line.windows(4).any(|part| part == b"/kv/") {
+    if line.windows(4).any(|part| part == b"/kv/") || line.starts_with(b"POST /batch") {
         counted.fetch_add(1, Relaxed);
     }
     client.write_all(answer).await?;
