@@ -96,6 +96,19 @@ def test_a_resolver_decides(serve: Any, decision: Any, method: str, headers: dic
     assert {name: sent.headers[name] for name in headers} == headers
 
 
+def test_what_a_resolver_or_a_change_writes_has_a_lifetime_but_not_a_delete(serve: Any) -> None:
+    client, stub = serve(CONFLICT, *[DONE] * 5, VALUE, DONE, VALUE, DONE, VALUE, DONE)
+    siblings = client.get("b", "k")
+    kept, deleted = siblings
+    for decision in ("v", quorate.NewValue("v", expires_in="never"), kept, deleted, quorate.DELETE):
+        siblings.resolve(lambda _, decision=decision: decision, expires_in=60)
+    for decision in ("v", quorate.NewValue("v", expires_in=5), quorate.DELETE):
+        client.update("b", "k", lambda _, decision=decision: decision, expires_in=60)
+    sent = [each for each in stub.take() if each.method != "GET"]
+    lifetimes = [each.headers.get("quorate-expires-in") for each in sent]
+    assert lifetimes == ["60", "never", "60", None, None, "60", "5", None]
+
+
 def test_keeping_a_deleted_sibling_deletes(serve: Any) -> None:
     client, stub = serve(CONFLICT, DONE, DONE)
     siblings = client.get("b", "k")

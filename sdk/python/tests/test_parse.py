@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ GOOD: dict[str, Any] = {
             "content_type": "a/b",
             "meta": {"a": "1"},
             "writer": "n1",
+            "expires_at": "2126-11-29T18:39:26.123Z",
         },
         {
             "dot": "00000000000000ff-2",
@@ -31,8 +33,9 @@ GOOD: dict[str, Any] = {
             "content_type": "a/b",
             "meta": {},
         },
-        {"dot": "00000000000000ff-3", "deleted": True},
+        {"dot": "00000000000000ff-3", "deleted": True, "expires_at": "2026-11-29T18:39:26.000Z"},
     ],
+    "expires_in_s": 60,
     "keys": ["a", "b"],
     "cursor": None,
     "complete": True,
@@ -131,6 +134,51 @@ def test_siblings_are_read_with_all_that_is_said_of_them() -> None:
     assert [sibling.deleted for sibling in siblings] == [False, False, True]
     assert (siblings.siblings[0].meta, siblings.siblings[0].writer) == ({"a": "1"}, "n1")
     assert len(siblings.live) == 2
+    assert [sibling.expires_at for sibling in siblings] == [
+        datetime(2126, 11, 29, 18, 39, 26, 123_000, timezone.utc),
+        None,
+        datetime(2026, 11, 29, 18, 39, 26, 0, timezone.utc),
+    ]
+
+
+def test_when_a_value_expires_is_a_time_or_not_there() -> None:
+    def expires_at(text: str | None) -> datetime | None:
+        headers = [(b"Quorate-Context", b"c")]
+        if text is not None:
+            headers.append((b"Quorate-Expires-At", text.encode()))
+        at: datetime | None = read(Response(200, headers, b"")).expires_at
+        return at
+
+    assert expires_at("2026-11-29T18:39:26.007Z") == datetime(2026, 11, 29, 18, 39, 26, 7000, timezone.utc)
+    assert expires_at(None) is None
+    for text in (
+        "",
+        "soon",
+        "2026-11-29T18:39:26Z",
+        "2026-02-30T18:39:26.000Z",
+        "2026-11-29T18:39:26.123+01:00",
+    ):
+        with pytest.raises(quorate.ProtocolError):
+            expires_at(text)
+
+
+def test_a_deleted_key_says_whether_its_value_expired() -> None:
+    problem = json.dumps({"type": "urn:quorate:problem:key_deleted"}).encode()
+    headers = [(b"content-type", b"application/problem+json"), (b"quorate-context", b"c")]
+    assert not read(Response(404, headers, problem)).expired
+    assert read(Response(404, [*headers, (b"quorate-expired", b"true")], problem)).expired
+    assert not read(Response(404, [*headers, (b"quorate-expired", b"no")], problem)).expired
+
+
+def test_the_lifetime_of_a_bucket_is_a_number_or_none() -> None:
+    assert parse.properties(response(200, GOOD)).expires_in_s == 60
+    without = {name: value for name, value in GOOD.items() if name != "expires_in_s"}
+    for body in (without, {**GOOD, "expires_in_s": None}):
+        assert parse.properties(response(200, {**body, "type": "value"})).expires_in_s is None
+    wrong: list[Any] = ["60", 1.5, True, []]
+    for odd in wrong:
+        with pytest.raises(quorate.ProtocolError):
+            parse.properties(response(200, {**GOOD, "expires_in_s": odd}))
 
 
 def test_metadata_is_utf8_and_what_is_not_is_replaced() -> None:

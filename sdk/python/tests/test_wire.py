@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from quorate import InvalidArgument, Written, wire
+from quorate import InvalidArgument, Lifetime, Written, wire
 from quorate.wire import WriteOptions
 
 PLAIN = WriteOptions()
@@ -71,6 +72,37 @@ def test_what_is_no_header_is_refused(options: dict[str, Any], what: str) -> Non
 def test_options_that_cannot_be_meant_are_refused(options: WriteOptions) -> None:
     with pytest.raises(InvalidArgument):
         wire.put("b", "k", b"", options)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (1, "1"),
+        (3_162_240_000, "3162240000"),
+        (60.0, "60"),
+        (0.001, "1"),
+        (1.5, "2"),
+        (timedelta(minutes=1.5), "90"),
+        (timedelta(microseconds=1), "1"),
+        ("never", "never"),
+    ],
+)
+def test_a_lifetime_is_sent_in_whole_seconds_and_no_shorter(given: Lifetime, sent: str) -> None:
+    headers = dict(wire.put("b", "k", b"", WriteOptions(expires_in=given)).headers)
+    assert headers["Quorate-Expires-In"] == sent
+    assert "Quorate-Expires-In" not in dict(wire.put("b", "k", b"", PLAIN).headers)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(0, -1, 3_162_240_001, 3_162_240_000.5, 1e308, float("inf"), float("nan"), True, "60", "Never", ""),
+        *(timedelta(0), timedelta(seconds=-1), timedelta.max, b"never", [60]),
+    ],
+)
+def test_a_lifetime_that_is_none_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidArgument, match="expires_in"):
+        wire.put("b", "k", b"", WriteOptions(expires_in=given))
 
 
 @pytest.mark.parametrize(("bucket", "key"), [("", "k"), ("b", ""), ("b", "\ud800"), ("b", None)])

@@ -1,5 +1,13 @@
 /** The client. */
 
+import {
+  type BatchOperation,
+  type BatchOptions,
+  type BatchResult,
+  itemsOf,
+  partsOf,
+  resultOf,
+} from "./batch.js";
 import { ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError } from "./errors.js";
 import { Counter, Estimate, FieldMap, Flag, Register, TextSet } from "./handles.js";
 import {
@@ -23,7 +31,7 @@ import {
   type Written,
 } from "./model.js";
 import { Nodes, type NodeView, parseUrls } from "./nodes.js";
-import { call, lookUp, type Policy } from "./operation.js";
+import { call, callBatch, lookUp, type Policy } from "./operation.js";
 import * as parse from "./parse.js";
 import { applied, typed } from "./parse_typed.js";
 import { send } from "./transport.js";
@@ -150,7 +158,8 @@ export class Client implements Writes {
    * Reads, lets `change` say what to write, and writes it; again if another write came in between.
    *
    * `change` gives a value, a `NewValue`, one of the siblings, `DELETE`, or `undefined` to leave the key as
-   * it is. It may be called several times. A value keeps the content type and metadata of what it replaces.
+   * it is. It may be called several times. A value keeps the content type and metadata of what it replaces,
+   * but not its lifetime: that is `expiresIn`, or the bucket's.
    * Two updates through different nodes can still meet: then the key has siblings, none is lost.
    */
   async update(
@@ -171,6 +180,25 @@ export class Client implements Writes {
         if (!mayBegin || round >= UPDATE_ROUNDS_MAX) throw error;
       }
     }
+  }
+
+  /**
+   * Carries out many operations together.
+   *
+   * The results are in the order of the operations: each what the operation gives alone, or the error that it
+   * would throw, which is not thrown. They run side by side, in no order, and some may fail. More than 1,000
+   * operations, or 4 MiB, are sent as several requests, each of which may take `deadlineMs`. Throws
+   * `InvalidArgument`, and sends nothing, if any operation is wrong.
+   */
+  async batch(operations: Iterable<BatchOperation>, options: BatchOptions = {}): Promise<BatchResult[]> {
+    const results: BatchResult[] = [];
+    for (const part of partsOf(itemsOf(operations))) {
+      const deadline = this.#policy.now() + this.#policy.deadlineMs;
+      if (this.#discovers) await lookUp(this.#nodes, this.#policy);
+      const answers = await callBatch(part, options, this.#nodes, this.#policy, deadline);
+      results.push(...answers.map(({ item, answer }) => resultOf(item, answer, this)));
+    }
+    return results;
   }
 
   /** A counter: a key of a bucket of type `counter`. Nothing is sent yet. */
@@ -284,10 +312,10 @@ function changed(read: Read, decision: Exclude<Change, undefined>, options: Keep
   if (decision === DELETE || decision instanceof Sibling) {
     return wire.del(bucket, key, isAbsent ? plain : { ...plain, ifMatch: read });
   }
-  const { value, ...described } = asNewValue(decision);
+  const { value, expiresIn = options.expiresIn, ...described } = asNewValue(decision);
   const isBare = typeof decision === "string" || decision instanceof Uint8Array;
   const kept =
     read.kind === "value" && isBare ? { contentType: read.contentType, meta: read.meta } : described;
   const guard = isAbsent ? { ifAbsent: true } : { ifMatch: read };
-  return wire.put(bucket, key, value, { ...plain, ...kept, ...guard });
+  return wire.put(bucket, key, value, { ...plain, ...kept, ...guard, expiresIn });
 }

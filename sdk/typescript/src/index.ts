@@ -1,5 +1,14 @@
 /** A client for Quorate, a leaderless quorum key-value store. */
 
+export type {
+  BatchChange,
+  BatchDelete,
+  BatchGet,
+  BatchOperation,
+  BatchOptions,
+  BatchPut,
+  BatchResult,
+} from "./batch.js";
 export { Client, type ClientOptions } from "./client.js";
 export * from "./errors.js";
 export {
@@ -14,6 +23,7 @@ export {
   type GetOptions,
   type KeepOptions,
   type KeyPage,
+  type Lifetime,
   type NewValue,
   type OpenRead,
   type Pieces,

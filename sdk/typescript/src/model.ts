@@ -4,6 +4,8 @@ import type { Applied, TypedFields } from "./typed.js";
 
 /** For R and W. */
 export type Count = number | "one" | "quorum" | "all";
+/** How long a value lives: seconds, of which a part counts as a whole one; or `never`. */
+export type Lifetime = number | "never";
 /** Pieces of a value. */
 export type Pieces = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 /** A value to send: bytes; text; pieces, sent once; or a function that gives pieces for each attempt. */
@@ -26,7 +28,7 @@ export interface GetOptions {
 }
 
 /** Options of every write. What is not given follows the bucket. */
-export interface KeepOptions {
+interface WriteOptions {
   /** How many nodes must have stored the write. */
   readonly w?: Count | undefined;
   readonly n?: number | undefined;
@@ -37,8 +39,14 @@ export interface KeepOptions {
   readonly idempotencyKey?: string | undefined;
 }
 
+/** Options of a write of a value. What is not given follows the bucket. */
+export interface KeepOptions extends WriteOptions {
+  /** After what time the value expires. */
+  readonly expiresIn?: Lifetime | undefined;
+}
+
 /** Options of a delete. Conditions are checked by a read at the coordinator: they are advisory. */
-export interface DeleteOptions extends KeepOptions {
+export interface DeleteOptions extends WriteOptions {
   /** What was seen: the write replaces exactly that. */
   readonly context?: ContextLike | undefined;
   /** Only if there is a value. */
@@ -51,6 +59,8 @@ export interface DeleteOptions extends KeepOptions {
 export interface PutOptions extends DeleteOptions {
   /** Only if there is no value. */
   readonly ifAbsent?: boolean | undefined;
+  /** After what time the value expires. If not given, as the bucket says. */
+  readonly expiresIn?: Lifetime | undefined;
   /** If not given: `text/plain; charset=utf-8` for text, else `application/octet-stream`. */
   readonly contentType?: string | undefined;
   /** Metadata; names are kept in lower case. */
@@ -85,6 +95,8 @@ export interface NewValue {
   readonly value: Uint8Array | string;
   readonly contentType?: string | undefined;
   readonly meta?: Readonly<Record<string, string>> | undefined;
+  /** In place of the option of the write. */
+  readonly expiresIn?: Lifetime | undefined;
 }
 
 /** One of several concurrent values of a key, or a concurrent delete. */
@@ -100,6 +112,8 @@ export class Sibling {
   readonly writer: string | undefined;
   /** RFC 3339, by the clock of that node. */
   readonly writtenAt: string | undefined;
+  /** When it expires, or expired; `undefined` if it does not. */
+  readonly expiresAt: Date | undefined;
 
   constructor(fields: Omit<Sibling, "text">) {
     this.dot = fields.dot;
@@ -109,6 +123,7 @@ export class Sibling {
     this.meta = fields.meta;
     this.writer = fields.writer;
     this.writtenAt = fields.writtenAt;
+    this.expiresAt = fields.expiresAt;
   }
 
   /** The value as UTF-8 text; throws a `TypeError` if it is none. */
@@ -182,6 +197,8 @@ export interface Described {
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
   readonly lastModified: string | undefined;
+  /** When it expires; `undefined` if it does not. */
+  readonly expiresAt: Date | undefined;
 }
 
 /** The one value of a key. */
@@ -191,6 +208,7 @@ export class Value extends BaseRead implements Described {
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
   readonly lastModified: string | undefined;
+  readonly expiresAt: Date | undefined;
 
   constructor(fields: ReadFields & Described, value: Uint8Array, client: Writes) {
     super(fields, client);
@@ -198,6 +216,7 @@ export class Value extends BaseRead implements Described {
     this.contentType = fields.contentType;
     this.meta = fields.meta;
     this.lastModified = fields.lastModified;
+    this.expiresAt = fields.expiresAt;
   }
 
   /** The value as UTF-8 text; throws a `TypeError` if it is none. */
@@ -217,6 +236,7 @@ export class ValueStream extends BaseRead implements Described {
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
   readonly lastModified: string | undefined;
+  readonly expiresAt: Date | undefined;
   readonly #pieces: PieceStream;
 
   constructor(fields: ReadFields & Described, pieces: PieceStream, client: Writes) {
@@ -225,6 +245,7 @@ export class ValueStream extends BaseRead implements Described {
     this.contentType = fields.contentType;
     this.meta = fields.meta;
     this.lastModified = fields.lastModified;
+    this.expiresAt = fields.expiresAt;
   }
 
   [Symbol.asyncIterator](): PieceStream {
@@ -267,8 +288,8 @@ export class Siblings extends BaseRead {
     const decision = await resolver(this.siblings);
     if (decision === DELETE) return this.delete(options);
     if (decision instanceof Sibling) return this.keep(decision, options);
-    const { value, ...described } = asNewValue(decision);
-    return this.put(value, { ...options, ...described });
+    const { value, expiresIn = options.expiresIn, ...described } = asNewValue(decision);
+    return this.put(value, { ...options, ...described, expiresIn });
   }
 
   /** Keeps one sibling as it is, with its type and metadata; the others are superseded. */
@@ -277,14 +298,18 @@ export class Siblings extends BaseRead {
   }
 }
 
-/** No value: the key was never written, or was deleted. */
+/** No value: the key was never written, or was deleted, or its value expired. */
 export class Absent extends BaseRead {
   readonly kind = "absent";
+  /** Whether there was one. */
   readonly deleted: boolean;
+  /** Whether it is gone because it expired. */
+  readonly expired: boolean;
 
-  constructor(fields: ReadFields, deleted: boolean, client: Writes) {
+  constructor(fields: ReadFields, deleted: boolean, expired: boolean, client: Writes) {
     super(fields, client);
     this.deleted = deleted;
+    this.expired = expired;
   }
 }
 
@@ -314,6 +339,8 @@ export interface BucketProperties {
   readonly sloppy: boolean;
   /** `value`, or the type of its values: `counter`, `set`, `flag`, `map`, `register_lww`, `hll`. */
   readonly type: string;
+  /** After how many seconds values expire, unless a write says otherwise; `undefined`: they do not. */
+  readonly expiresInS: number | undefined;
 }
 
 /** A decision that is not a delete and not a sibling, in its long form. */

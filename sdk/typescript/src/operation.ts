@@ -1,5 +1,6 @@
 /** One operation: which requests to send, when to repeat them, and what comes of it. */
 
+import { acceptedOf, answersOf, type BatchOptions, type Item, requestOf } from "./batch.js";
 import {
   classOf,
   DeadlineExceeded,
@@ -8,11 +9,12 @@ import {
   type Outcome,
   PartialWrite,
   ProtocolError,
+  type QuorateError,
   UnknownOutcome,
   Unreachable,
 } from "./errors.js";
 import type { Node, Nodes } from "./nodes.js";
-import { type Answer, cluster, type Cluster, epochOf, factsOf, homes, outcomeOf } from "./parse.js";
+import { type Answer, cluster, type Cluster, epochOf, factsOf, homes, outcomeOf, wrong } from "./parse.js";
 import type { Failure, Timing } from "./transport.js";
 import { isRepeatable, plain, type Request } from "./wire.js";
 
@@ -38,63 +40,105 @@ export interface Policy {
   readonly sleep: (ms: number) => Promise<void>;
 }
 
-/** What one operation has tried so far. */
-class Attempts {
-  readonly tried: Node[] = [];
+/** Failures after which another answer would be the same. */
+const isFinal = ({ failure }: Failure): boolean => failure === "oversized" || failure === "unreadable";
+
+/** What has become of one operation so far. */
+class Standing {
+  attempts = 0;
   outcome: Outcome = "not_applied";
   last: Facts = {};
   message = "";
   kind: ErrorClass = DeadlineExceeded;
 
-  constructor(
-    readonly request: Request,
-    readonly nodes: Nodes,
-    readonly deadline: number,
-    readonly now: () => number,
-  ) {}
+  constructor(readonly isWrite: boolean) {}
 
-  leftMs(): number {
-    return this.deadline - this.now();
-  }
-
-  noteFailure(node: Node, { failure, detail }: Failure): void {
-    if (failure !== "oversized") this.nodes.failed(node, this.now());
-    if (failure !== "unsent") this.addOutcome("unknown");
+  addFailure(node: Node, failure: Failure): void {
+    this.attempts += 1;
+    if (failure.failure !== "unsent") this.addOutcome("unknown");
     this.last = {};
-    this.message = `${node.url}: ${detail}`;
-    this.kind = failure === "timeout" ? DeadlineExceeded : Unreachable;
-    if (failure === "oversized") this.kind = ProtocolError;
+    this.message = `${node.url}: ${failure.detail}`;
+    this.kind = failure.failure === "timeout" ? DeadlineExceeded : Unreachable;
+    if (isFinal(failure)) this.kind = ProtocolError;
   }
 
-  noteRefusal(node: Node, facts: Facts): void {
-    // As good as dead, until it answers otherwise.
-    if (facts.problem === REMOVED) this.nodes.failed(node, this.now());
-    else this.nodes.answered(node);
+  addRefusal(facts: Facts): void {
+    this.attempts += 1;
     this.addOutcome(outcomeOf(facts));
     this.last = facts;
     this.message = describe(facts);
     this.kind = classOf(facts);
-    if (mayRepeat(facts) && facts.retryAfterMs !== undefined) {
-      node.busyUntil = this.now() + facts.retryAfterMs;
-    }
   }
 
   /** The last error, in the class that the outcome of all attempts asks for. */
-  error(): Error {
-    const { isWrite } = this.request;
+  error(): QuorateError {
     const status = this.last.status ?? 0;
-    const isFinal = status >= 400 && status < 500 && status !== 408 && status !== 429;
+    const isDecided = status >= 400 && status < 500 && status !== 408 && status !== 429;
     let kind = this.kind;
-    if (isWrite && !isFinal && this.outcome === "partial") kind = PartialWrite;
-    if (isWrite && !isFinal && this.outcome === "unknown") kind = UnknownOutcome;
-    const outcome = isWrite ? this.outcome : undefined;
-    return new kind(this.message, { facts: this.last, outcome, attempts: this.tried.length });
+    if (this.isWrite && !isDecided && this.outcome === "partial") kind = PartialWrite;
+    if (this.isWrite && !isDecided && this.outcome === "unknown") kind = UnknownOutcome;
+    const outcome = this.isWrite ? this.outcome : undefined;
+    return new kind(this.message, { facts: this.last, outcome, attempts: this.attempts });
   }
 
   /** `partial` is known, so it outweighs `unknown`. */
   private addOutcome(outcome: Outcome): void {
     if (outcome === "partial" || (outcome === "unknown" && this.outcome === "not_applied"))
       this.outcome = outcome;
+  }
+}
+
+/** Which nodes one request was sent to, and how long it may still go on. */
+class Attempts {
+  readonly tried: Node[] = [];
+
+  constructor(
+    readonly nodes: Nodes,
+    readonly policy: Policy,
+    readonly deadline: number,
+  ) {}
+
+  get isLast(): boolean {
+    return this.tried.length >= this.policy.attemptsMax || this.leftMs() <= 0;
+  }
+
+  /** Chooses a node, and waits as long as has to be; `undefined` if there is not so much time. */
+  async begin(request: Request): Promise<Node | undefined> {
+    const { nodes, policy, tried } = this;
+    const node = nodes.pick(request.place, request.isWrite, tried, policy.now());
+    if (tried.length > 0) {
+      let waitMs = backoffMs(tried.length);
+      if (tried.includes(node)) waitMs = Math.max(waitMs, node.busyUntil - policy.now());
+      if (waitMs >= this.leftMs()) return undefined;
+      await policy.sleep(waitMs);
+    }
+    tried.push(node);
+    return node;
+  }
+
+  /** Sends the request. What a failure says of the node is noted. */
+  async send(node: Node, request: Request): Promise<Answer | Failure> {
+    const { nodes, policy } = this;
+    const leftMs = Math.max(1, this.leftMs());
+    const timeoutMs = Math.min(policy.attemptTimeoutMs, leftMs);
+    const reply = await policy.send(node.url, request, { timeoutMs, leftMs });
+    if (!("failure" in reply)) nodes.heard(epochOf(reply), policy.now());
+    else if (!isFinal(reply)) nodes.failed(node, policy.now());
+    return reply;
+  }
+
+  /** Notes what a refusal says of the node. */
+  noteRefusal(node: Node, facts: Facts): void {
+    // As good as dead, until it answers otherwise.
+    if (facts.problem === REMOVED) this.nodes.failed(node, this.policy.now());
+    else this.nodes.answered(node);
+    if (mayRepeat(facts) && facts.retryAfterMs !== undefined) {
+      node.busyUntil = this.policy.now() + facts.retryAfterMs;
+    }
+  }
+
+  private leftMs(): number {
+    return this.deadline - this.policy.now();
   }
 }
 
@@ -106,35 +150,104 @@ export async function call(
   accepts: ReadonlySet<number>,
   deadline: number,
 ): Promise<Answer> {
-  const attempts = new Attempts(request, nodes, deadline, policy.now);
+  const attempts = new Attempts(nodes, policy, deadline);
+  const standing = new Standing(request.isWrite);
   for (;;) {
-    const node = nodes.pick(request.place, request.isWrite, attempts.tried, policy.now());
-    if (attempts.tried.length > 0) {
-      let waitMs = backoffMs(attempts.tried.length);
-      if (attempts.tried.includes(node)) waitMs = Math.max(waitMs, node.busyUntil - policy.now());
-      if (waitMs >= attempts.leftMs()) throw attempts.error();
-      await policy.sleep(waitMs);
-    }
-    attempts.tried.push(node);
-    const leftMs = Math.max(1, attempts.leftMs());
-    const timeoutMs = Math.min(policy.attemptTimeoutMs, leftMs);
-    const reply = await policy.send(node.url, request, { timeoutMs, leftMs });
-    if (!("failure" in reply)) nodes.heard(epochOf(reply), policy.now());
+    const node = await attempts.begin(request);
+    if (node === undefined) throw standing.error();
+    const reply = await attempts.send(node, request);
     let mayTryAgain: boolean;
     if ("failure" in reply) {
-      attempts.noteFailure(node, reply);
-      mayTryAgain = reply.failure === "unsent" || (reply.failure !== "oversized" && isRepeatable(request));
+      standing.addFailure(node, reply);
+      mayTryAgain = reply.failure === "unsent" || (!isFinal(reply) && isRepeatable(request));
     } else if (accepts.has(reply.status)) {
       nodes.answered(node);
       return reply;
     } else {
       const facts = factsOf(reply);
       attempts.noteRefusal(node, facts);
+      standing.addRefusal(facts);
       const leftNothing = request.once === true && outcomeOf(facts) === "not_applied";
       mayTryAgain = mayRepeat(facts) && (isRepeatable(request) || leftNothing);
     }
-    const isLast = attempts.tried.length >= policy.attemptsMax || attempts.leftMs() <= 0;
-    if (!mayTryAgain || isLast) throw attempts.error();
+    if (!mayTryAgain || attempts.isLast) throw standing.error();
+  }
+}
+
+/** An operation of a batch, and what came of it. */
+export interface Answered {
+  readonly item: Item;
+  readonly answer: Answer | QuorateError;
+}
+
+/**
+ * Sends operations as one request until each has an answer or an error, and gives those in order.
+ *
+ * Those that were refused for the moment are sent again, as they would be alone. What becomes of the request
+ * becomes of each operation in it.
+ */
+export async function callBatch(
+  items: readonly Item[],
+  options: BatchOptions,
+  nodes: Nodes,
+  policy: Policy,
+  deadline: number,
+): Promise<readonly Answered[]> {
+  const attempts = new Attempts(nodes, policy, deadline);
+  const all = items.map((item) => ({
+    item,
+    standing: new Standing(item.request.isWrite),
+    answer: undefined as Answer | undefined,
+  }));
+  let left = all;
+  while (left.length > 0) {
+    const request = requestOf(
+      left.map(({ item }) => item),
+      options,
+    );
+    const node = await attempts.begin(request);
+    if (node === undefined) break;
+    const replies = each(await attempts.send(node, request), left.length, attempts, node);
+    left = left.filter((one, at) => {
+      const reply = replies[at] ?? { failure: "lost", detail: "there is no answer" };
+      if ("failure" in reply) {
+        one.standing.addFailure(node, reply);
+        return !isFinal(reply);
+      }
+      if (acceptedOf(one.item).has(reply.status)) {
+        one.answer = reply;
+        return false;
+      }
+      const facts = factsOf(reply);
+      one.standing.addRefusal(facts);
+      return mayRepeat(facts);
+    });
+    if (attempts.isLast) break;
+  }
+  return all.map(({ item, standing, answer }) => ({ item, answer: answer ?? standing.error() }));
+}
+
+/** What the reply to a batch is for each of its operations. */
+function each(
+  reply: Answer | Failure,
+  count: number,
+  attempts: Attempts,
+  node: Node,
+): readonly (Answer | Failure)[] {
+  const same = (one: Answer | Failure): readonly (Answer | Failure)[] =>
+    Array.from({ length: count }, () => one);
+  if ("failure" in reply) return same(reply);
+  if (reply.status >= 400) {
+    attempts.noteRefusal(node, factsOf(reply));
+    return same(reply);
+  }
+  attempts.nodes.answered(node);
+  try {
+    if (reply.status !== 200) throw wrong(reply, "has a status that a batch does not have");
+    return answersOf(reply, count);
+  } catch (error) {
+    if (!(error instanceof ProtocolError)) throw error;
+    return same({ failure: "unreadable", detail: error.message });
   }
 }
 

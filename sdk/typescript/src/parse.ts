@@ -58,6 +58,7 @@ export function read(
     contentType: header(answer, "content-type") ?? OCTETS,
     meta: metaOf(answer),
     lastModified: header(answer, "last-modified"),
+    expiresAt: expiresAtOf(answer, header(answer, "quorate-expires-at")),
   };
   const all = { ...fields, ...described };
   if (answer.pieces !== undefined) return new ValueStream(all, answer.pieces, client);
@@ -66,9 +67,12 @@ export function read(
 
 function absent(answer: Answer, fields: ReadFields, client: Writes): Absent {
   const facts = factsOf(answer);
-  if (facts.problem === "key_not_found") return new Absent({ ...fields, context: undefined }, false, client);
-  if (facts.problem === "key_deleted" && fields.context !== undefined)
-    return new Absent(fields, true, client);
+  if (facts.problem === "key_not_found") {
+    return new Absent({ ...fields, context: undefined }, false, false, client);
+  }
+  if (facts.problem === "key_deleted" && fields.context !== undefined) {
+    return new Absent(fields, true, header(answer, "quorate-expired") === "true", client);
+  }
   if (facts.problem !== undefined && facts.problem !== "key_deleted") {
     throw new NotFound(`${facts.problem}: ${facts.detail}`, { facts });
   }
@@ -104,13 +108,17 @@ export function keyPage(answer: Answer): KeyPage {
 
 /** Reads the answer to `GET` or `PUT /buckets/{bucket}`. */
 export function properties(answer: Answer): BucketProperties {
-  const { n, r, w, conflicts, sloppy, type = "value" } = jsonObject(answer) as { [name: string]: unknown };
+  const body = jsonObject(answer) as { [name: string]: unknown };
+  const { n, r, w, conflicts, sloppy, type = "value", expires_in_s: lifetime = null } = body;
   const isCount = (it: unknown): it is Count => typeof it === "number" || typeof it === "string";
   if (typeof n !== "number" || !isCount(r) || !isCount(w)) throw wrong(answer, "has no bucket properties");
   if (typeof conflicts !== "string" || typeof sloppy !== "boolean" || typeof type !== "string") {
     throw wrong(answer, "has no bucket properties");
   }
-  return { n, r, w, conflicts, sloppy, type };
+  if (lifetime !== null && !(typeof lifetime === "number" && Number.isInteger(lifetime))) {
+    throw wrong(answer, "has a bucket property expires_in_s that is no number");
+  }
+  return { n, r, w, conflicts, sloppy, type, expiresInS: lifetime ?? undefined };
 }
 
 /** What a node knows of the cluster. */
@@ -208,9 +216,10 @@ function siblingOf(answer: Answer, each: unknown): Sibling {
   if (typeof dot !== "string") throw wrong(answer, "has a sibling without a dot");
   const writer = textOf(fields["writer"]);
   const writtenAt = textOf(fields["written_at"]);
+  const expiresAt = expiresAtOf(answer, fields["expires_at"]);
   if (deleted === true) {
     const nothing = { value: new Uint8Array(), contentType: undefined, meta: {} };
-    return new Sibling({ dot, ...nothing, deleted: true, writer, writtenAt });
+    return new Sibling({ dot, ...nothing, deleted: true, writer, writtenAt, expiresAt });
   }
   if (typeof value !== "string" || !isObject(meta)) throw wrong(answer, "has a sibling without a value");
   if (!Object.values(meta).every((it) => typeof it === "string")) {
@@ -220,10 +229,23 @@ function siblingOf(answer: Answer, each: unknown): Sibling {
   if (bytes === undefined) throw wrong(answer, "has a sibling with a value that cannot be decoded");
   const contentType = textOf(fields["content_type"]) ?? OCTETS;
   const all = { dot, value: bytes, deleted: false, contentType, meta: meta as Record<string, string> };
-  return new Sibling({ ...all, writer, writtenAt });
+  return new Sibling({ ...all, writer, writtenAt, expiresAt });
 }
 
-function contentOf(value: string, encoding: unknown): Uint8Array | undefined {
+/** A time, in RFC 3339 with milliseconds, if there is one. */
+function expiresAtOf(answer: Answer, text: unknown): Date | undefined {
+  if (text === undefined) return undefined;
+  const isTime = typeof text === "string" && /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/.test(text);
+  const at = new Date(isTime ? text : Number.NaN);
+  // Date takes the 30th of February for a day of March.
+  if (Number.isNaN(at.getTime()) || at.toISOString() !== text) {
+    throw wrong(answer, "has a time of expiry that is none");
+  }
+  return at;
+}
+
+/** The bytes of a value in JSON; `undefined` if they cannot be decoded. */
+export function contentOf(value: string, encoding: unknown): Uint8Array | undefined {
   if (encoding === undefined) return new TextEncoder().encode(value);
   if (
     encoding !== "base64" ||
@@ -283,7 +305,8 @@ export function count(text: string | undefined): number | undefined {
   return text !== undefined && /^[0-9]{1,9}$/.test(text) ? Number(text) : undefined;
 }
 
-function isObject(value: unknown): value is Json {
+/** Whether it is a JSON object. */
+export function isObject(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 

@@ -8,9 +8,9 @@ import type { Request } from "./wire.js";
 /** No problem is longer than this; what is longer is not read. */
 const ERROR_BYTES_MAX = 64 * 1024;
 
-/** There is no whole answer. `unsent`: not even the request left. */
+/** There is no whole answer, or none that can be read. `unsent`: not even the request left. */
 export interface Failure {
-  readonly failure: "unsent" | "lost" | "timeout" | "oversized";
+  readonly failure: "unsent" | "lost" | "timeout" | "oversized" | "unreadable";
   readonly detail: string;
 }
 

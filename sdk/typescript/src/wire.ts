@@ -6,6 +6,7 @@ import type {
   DeleteOptions,
   GetOptions,
   KeepOptions,
+  Lifetime,
   Pieces,
   PutOptions,
   Sibling,
@@ -17,6 +18,8 @@ import type { ChangeOptions, Operation, TypedDeleteOptions, TypedGetOptions } fr
 /** The type of a value that was written without one. */
 export const OCTETS = "application/octet-stream";
 const TEXT = "text/plain; charset=utf-8";
+/** 100 years. */
+const LIFETIME_S_MAX = 3_162_240_000;
 
 /** One request, without the node that it goes to. */
 export interface Request {
@@ -61,6 +64,7 @@ export function put(bucket: string, key: string, value: Source, options: PutOpti
     headers.push([`quorate-meta-${name}`, utf8Header(headerText(`meta: ${name}`, text, true))]);
   }
   if (options.ifAbsent) headers.push(["if-none-match", "*"]);
+  headers.push(...lifetimeOf(options));
   return write("PUT", keyPath("kv", bucket, key), [bucket, key], options, headers, bodyOf(value));
 }
 
@@ -74,14 +78,8 @@ export function keep(siblings: Siblings, sibling: Sibling, options: KeepOptions)
   const { bucket, key, context } = siblings;
   const body = new TextEncoder().encode(JSON.stringify({ keep: sibling.dot }));
   const path = keyPath("siblings", bucket, key);
-  return write(
-    "POST",
-    path,
-    [bucket, key],
-    { ...options, context },
-    [["content-type", "application/json"]],
-    body,
-  );
+  const headers: [string, string][] = [["content-type", "application/json"], ...lifetimeOf(options)];
+  return write("POST", path, [bucket, key], { ...options, context }, headers, body);
 }
 
 /** `GET /types/{bucket}/{key}`. */
@@ -147,6 +145,10 @@ export function bucketRequest(
   if (properties === undefined) return { ...request, isWrite: method !== "GET" };
   const given: Record<string, unknown> = { ...properties };
   if (given["conflicts"] === "merged") delete given["conflicts"]; // only answers say so, of typed buckets
+  if ("expiresInS" in given) {
+    given["expires_in_s"] = given["expiresInS"];
+    delete given["expiresInS"];
+  }
   const body = new TextEncoder().encode(JSON.stringify(given));
   return { ...request, headers: [["content-type", "application/json"]], body, isWrite: true };
 }
@@ -189,6 +191,18 @@ function idempotencyKey(given: string | undefined): string {
     throw new InvalidArgument("idempotencyKey: must be 1 to 255 visible ASCII characters");
   }
   return given;
+}
+
+/** A lifetime as a header, in whole seconds. A value lives no shorter than was asked for. */
+function lifetimeOf({ expiresIn }: { readonly expiresIn?: Lifetime | undefined }): [string, string][] {
+  if (expiresIn === undefined) return [];
+  if (expiresIn === "never") return [["quorate-expires-in", "never"]];
+  if (typeof expiresIn !== "number" || !(expiresIn > 0 && expiresIn <= LIFETIME_S_MAX)) {
+    throw new InvalidArgument(
+      `expiresIn: must be "never", or seconds, more than 0 and up to ${LIFETIME_S_MAX}`,
+    );
+  }
+  return [["quorate-expires-in", String(Math.ceil(expiresIn))]];
 }
 
 function etagOf(match: NonNullable<DeleteOptions["ifMatch"]>): string {
@@ -238,7 +252,7 @@ function headerText(what: string, text: string, unicode = false): string {
 }
 
 /** Headers are bytes, which fetch takes as characters up to U+00FF: UTF-8 goes through as those. */
-function utf8Header(text: string): string {
+export function utf8Header(text: string): string {
   return String.fromCharCode(...new TextEncoder().encode(wellFormed("meta", text)));
 }
 
@@ -262,7 +276,8 @@ function segment(what: string, text: string): string {
   return encodeURIComponent(wellFormed(what, text));
 }
 
-function queryOf(parameters: Record<string, string | number | boolean | undefined>): string {
+/** A query string of what is given. */
+export function queryOf(parameters: Record<string, string | number | boolean | undefined>): string {
   const pairs = Object.entries(parameters)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${encodeURIComponent(wellFormed(name, String(value)))}`);

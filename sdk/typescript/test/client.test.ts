@@ -83,6 +83,46 @@ test("a resolver decides", () =>
     assert.ok([deleted, put, kept, again].every((each) => each?.headers["quorate-context"] === "c3"));
   }));
 
+test("what a resolver or a change writes has a lifetime, but not a delete", () =>
+  withStub(
+    [CONFLICT, ...Array(5).fill(DONE), VALUE, DONE, VALUE, DONE, VALUE, DONE],
+    async (client, stub) => {
+      const siblings = await client.get("b", "k");
+      assert.ok(siblings instanceof quorate.Siblings);
+      const never: quorate.NewValue = { value: "v", expiresIn: "never" };
+      const decisions: quorate.Resolution[] = ["v", never, ...siblings.siblings, quorate.DELETE];
+      for (const decision of decisions) await siblings.resolve(() => decision, { expiresIn: 60 });
+      const changes: quorate.Change[] = ["v", { value: "v", expiresIn: 5 }, quorate.DELETE];
+      for (const change of changes) await client.update("b", "k", () => change, { expiresIn: 60 });
+      const sent = stub.take().filter((each) => each.method !== "GET");
+      assert.deepEqual(
+        sent.map((each) => each.headers["quorate-expires-in"]),
+        ["60", "never", "60", undefined, undefined, "60", "5", undefined],
+      );
+    },
+  ));
+
+test("the lifetime of a bucket has the name of this client", () => {
+  const properties = {
+    n: 3,
+    r: 1,
+    w: "all",
+    conflicts: "lww",
+    sloppy: true,
+    type: "value",
+    expires_in_s: 60,
+  };
+  const shown = { status: 200, headers: { "Content-Type": "application/json" }, json: properties };
+  return withStub([shown], async (client, stub) => {
+    const read = await client.setBucket("b", { expiresInS: 60, n: 3 });
+    assert.equal(read.expiresInS, 60);
+    await client.setBucket("b", read);
+    const [first, again] = stub.take().map((each) => JSON.parse(each.body));
+    assert.deepEqual(first, { n: 3, expires_in_s: 60 });
+    assert.deepEqual([again.expires_in_s, "expiresInS" in again], [60, false]);
+  });
+});
+
 test("a streamed value that ends early is an error", () =>
   withStub([{ ...VALUE, missing_bytes: 5 }], async (client) => {
     const read = await client.open("b", "k");

@@ -11,10 +11,18 @@ import { get } from "../src/wire.js";
 const REQUEST = get("b", "k", {}, false);
 const GOOD = {
   siblings: [
-    { dot: "00000000000000ff-1", value: "v", content_type: "a/b", meta: { a: "1" }, writer: "n1" },
+    {
+      dot: "00000000000000ff-1",
+      value: "v",
+      content_type: "a/b",
+      meta: { a: "1" },
+      writer: "n1",
+      expires_at: "2126-11-29T18:39:26.123Z",
+    },
     { dot: "00000000000000ff-2", value: "/w==", encoding: "base64", content_type: "a/b", meta: {} },
-    { dot: "00000000000000ff-3", deleted: true },
+    { dot: "00000000000000ff-3", deleted: true, expires_at: "2026-11-29T18:39:26.000Z" },
   ],
+  expires_in_s: 60,
   keys: ["a", "b"],
   cursor: null,
   complete: true,
@@ -141,11 +149,45 @@ test("siblings are read with all that is said of them", () => {
     [read.siblings[0]?.meta, read.siblings[0]?.writer, read.live.length],
     [{ a: "1" }, "n1", 2],
   );
+  assert.deepEqual(
+    read.siblings.map((each) => each.expiresAt?.toISOString()),
+    ["2126-11-29T18:39:26.123Z", undefined, "2026-11-29T18:39:26.000Z"],
+  );
+});
+
+test("when a value expires is a time or not there", () => {
+  const expiresAt = (text?: string) => {
+    const given = answer(200, "v");
+    if (text !== undefined) given.headers.set("quorate-expires-at", text);
+    return (parse.read(REQUEST, given, nobody) as quorate.Value).expiresAt;
+  };
+  assert.equal(expiresAt("2026-11-29T18:39:26.007Z")?.getTime(), Date.UTC(2026, 10, 29, 18, 39, 26, 7));
+  assert.equal(expiresAt(), undefined);
+  for (const text of [
+    "",
+    "soon",
+    "2026-11-29T18:39:26Z",
+    "2026-02-30T18:39:26.000Z",
+    "2026-11-29T18:39:26.123+01:00",
+  ]) {
+    assert.throws(() => expiresAt(text), quorate.ProtocolError, text);
+  }
+});
+
+test("the lifetime of a bucket is a number or not there", () => {
+  const of = (lifetime: unknown) =>
+    parse.properties(answer(200, JSON.stringify({ ...GOOD, type: "value", expires_in_s: lifetime })))
+      .expiresInS;
+  assert.deepEqual([of(60), of(null), of(undefined)], [60, undefined, undefined]);
+  for (const odd of ["60", 1.5, true, []]) assert.throws(() => of(odd), quorate.ProtocolError);
 });
 
 test("a deleted key without a context is no answer", () => {
   const given = answer(404, '{"type":"urn:quorate:problem:key_deleted"}', "application/problem+json");
-  assert.equal((parse.read(REQUEST, given, nobody) as quorate.Absent).deleted, true);
+  const { deleted, expired } = parse.read(REQUEST, given, nobody) as quorate.Absent;
+  assert.deepEqual([deleted, expired], [true, false]);
+  given.headers.set("quorate-expired", "true");
+  assert.equal((parse.read(REQUEST, given, nobody) as quorate.Absent).expired, true);
   given.headers.delete("quorate-context");
   assert.throws(() => parse.read(REQUEST, given, nobody), quorate.ProtocolError);
 });

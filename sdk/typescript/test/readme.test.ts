@@ -14,10 +14,10 @@ const URLS = process.env["QUORATE_URL"] ?? "";
 test("the examples print what the README says", async (context) => {
   if (URLS === "") return context.skip("QUORATE_URL is not set: no cluster");
   const examples = [...README.matchAll(/```ts\n([^]*?)```[^]*?```\n([^]*?)```/g)];
-  assert.equal(examples.length, 2);
+  assert.equal(examples.length, 4);
   for (const [, example = "", output] of examples) {
     let text = example.replace("http://127.0.0.1:7401", URLS);
-    for (const bucket of ["carts", "visits", "tags", "users"]) {
+    for (const bucket of ["carts", "visits", "tags", "users", "sessions"]) {
       text = text.replaceAll(`"${bucket}"`, `"${bucket}-${randomBytes(8).toString("hex")}"`);
     }
     // Beside this file, so that the package finds itself by its name. The example has no type annotations.

@@ -16,8 +16,8 @@ const skip = url === "" && "QUORATE_SECURE_URL names no cluster";
 
 test("a token and an authority let a client in", { skip }, async () => {
   const client = new quorate.Client(url, { token });
-  for (let number = 0; number < 20; number++) await client.put("secure", `k${number}`, `v${number}`);
-  const read = await client.get("secure", "k7");
+  for (let number = 0; number < 20; number++) await client.put("from-typescript", `k${number}`, `v${number}`);
+  const read = await client.get("from-typescript", "k7");
   assert.ok(read instanceof quorate.Value);
   assert.equal(read.text(), "v7");
   const urls = (await client.nodes()).map((node) => node.url);

@@ -92,6 +92,36 @@ test("options that cannot be meant, and what is no header, are refused", () => {
   }
 });
 
+test("a lifetime is sent in whole seconds, and no shorter", () => {
+  const sent = (options: PutOptions) =>
+    new Map(wire.put("b", "k", "", options).headers).get("quorate-expires-in");
+  for (const [expiresIn, text] of [
+    [1, "1"],
+    [3_162_240_000, "3162240000"],
+    [0.001, "1"],
+    [1.5, "2"],
+    ["never", "never"],
+    [undefined, undefined],
+  ] as const) {
+    assert.equal(sent({ expiresIn }), text);
+  }
+  for (const wrong of [
+    0,
+    -1,
+    3_162_240_001,
+    Number.NaN,
+    Infinity,
+    "60",
+    "Never",
+    true,
+    null,
+    60n,
+    new Date(),
+  ]) {
+    assert.throws(() => sent({ expiresIn: wrong as number }), InvalidArgument, String(wrong));
+  }
+});
+
 test("values that are none are refused", () => {
   for (const value of [7, null, undefined, {}, "\udc00"]) {
     assert.throws(() => wire.put("b", "k", value as Source, {}), InvalidArgument, String(value));

@@ -10,6 +10,7 @@ same with `await`.
 
 from .aio import AsyncClient, AsyncValueStream
 from .aio_handles import AsyncCounter, AsyncEstimate, AsyncFlag, AsyncMap, AsyncRegister, AsyncSet
+from .batch import BatchChange, BatchDelete, BatchGet, BatchOperation, BatchOptions, BatchPut, BatchResult
 from .client import Client, ValueStream
 from .core import __version__
 from .errors import (
@@ -50,6 +51,7 @@ from .model import (
     BucketProperties,
     Change,
     KeyPage,
+    Lifetime,
     NewValue,
     Resolution,
     Sibling,
@@ -85,6 +87,13 @@ __all__ = [
     "AsyncValueStream",
     "BadContext",
     "BadRequest",
+    "BatchChange",
+    "BatchDelete",
+    "BatchGet",
+    "BatchOperation",
+    "BatchOptions",
+    "BatchPut",
+    "BatchResult",
     "BucketNotEmpty",
     "BucketProperties",
     "Change",
@@ -105,6 +114,7 @@ __all__ = [
     "IncompleteListing",
     "InvalidArgument",
     "KeyPage",
+    "Lifetime",
     "LimitReached",
     "Map",
     "MapChange",

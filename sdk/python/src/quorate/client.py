@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from . import transport, wire
+from .batch import BatchOperation, BatchOptions, BatchResult
 from .core import Core, check_page
 from .errors import DeadlineExceeded, InvalidArgument, QuorateError, Unreachable
 from .handles import Counter, Estimate, Flag, Map, Register, Set
@@ -163,10 +164,23 @@ class Client:
         """Read, let `change` say what to write, and write it; again if another write came in between.
 
         `change` returns a value, `NewValue`, one of the siblings, `DELETE`, or `None` to leave the key as it
-        is. It may be called several times. A value keeps the content type and metadata of what it replaces.
+        is. It may be called several times. A value keeps the content type and metadata of what it replaces,
+        but not its lifetime: that is `expires_in`, or the bucket's.
         Two updates through different nodes can still meet: then the key has siblings, none is lost.
         """
         return self._run(self._core.update(bucket, key, change, self, options))
+
+    def batch(
+        self, operations: Iterable[BatchOperation], **options: Unpack[BatchOptions]
+    ) -> list[BatchResult]:
+        """Carry out many operations (`BatchGet`, `BatchPut`, `BatchDelete`, `BatchChange`) together.
+
+        The results are in the order of the operations: each what the operation gives alone, or the error that
+        it would raise, which is not raised. They run side by side, in no order, and some may fail. More than
+        1,000 operations, or 4 MiB, are sent as several requests, each of which may take `deadline_s`. Raises
+        `InvalidArgument`, and sends nothing, if any operation is wrong.
+        """
+        return self._run(self._core.batch(operations, options, self))
 
     def counter(self, bucket: str, key: str) -> Counter:
         """Return a counter: a key of a bucket of type `counter`. Nothing is sent yet."""
@@ -216,7 +230,7 @@ class Client:
         return self._run(self._core.properties(wire.get_bucket(bucket)))
 
     def set_bucket(self, bucket: str, **properties: Any) -> BucketProperties:
-        """Set properties: `type`, `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults.
+        """Set properties: those of `BucketProperties`. Those not given follow the defaults.
 
         A bucket gets a type while it has no keys (else `BucketNotEmpty`), and keeps it (else `WrongType`).
         """

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from . import parse, parse_typed, wire
-from .errors import ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError
+from . import batch, parse, parse_typed, wire
+from .batch import BatchOperation, BatchOptions
+from .errors import ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError, QuorateError
 from .model import (
     Absent,
     BucketProperties,
@@ -28,7 +29,7 @@ from .model import (
     Written,
 )
 from .nodes import Nodes, parse_urls
-from .operation import Operation, Policy, call, look_up
+from .operation import Operation, Policy, call, call_batch, look_up
 from .parse_typed import Kind
 from .typed import Applied, ChangeOptions, Typed, TypedGetOptions
 from .wire import Request, WriteOptions
@@ -106,6 +107,19 @@ class Core:
     def write(self, request: Request) -> Operation[Written]:
         """Carry out a write of a key."""
         return parse.written(request, (yield from self._call(request, _WRITTEN)))
+
+    def batch(
+        self, operations: Iterable[BatchOperation], options: BatchOptions, client: Writes[W_co]
+    ) -> Operation[list[Value[W_co] | Siblings[W_co] | Absent[W_co] | Written | Applied[Any] | QuorateError]]:
+        """Carry out many operations, in as few requests as can be."""
+        results = []
+        for part in list(batch.parts(batch.items(operations))):
+            deadline = self.policy.now() + self.policy.deadline_s
+            if self.discovers:
+                yield from look_up(self.nodes, self.policy)
+            answers = yield from call_batch(part, options, self.nodes, self.policy, deadline)
+            results += [item.result(answer, client) for item, answer in zip(part, answers, strict=True)]
+        return results
 
     def typed_get(
         self, bucket: str, key: str, kind: Kind[V], options: TypedGetOptions
@@ -195,9 +209,11 @@ def _changed(
     if isinstance(decision, Sibling) and isinstance(read, Siblings) and not decision.deleted:
         return wire.keep(read, decision, plain)  # guarded by its context; it takes no other condition
     if isinstance(decision, (Delete, Sibling)):
-        return wire.delete(read.bucket, read.key, plain if is_absent else guarded)
+        return wire.delete(read.bucket, read.key, replace(plain if is_absent else guarded, expires_in=None))
     if isinstance(decision, NewValue):
         new = decision
+        if new.expires_in is not None:
+            guarded = replace(guarded, expires_in=new.expires_in)
     elif isinstance(read, Value):
         new = NewValue(decision, read.content_type, read.meta)  # type: ignore[arg-type]
     else:

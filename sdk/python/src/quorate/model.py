@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict
 
@@ -18,6 +19,8 @@ Source: TypeAlias = (
 """A value to send: bytes; text; pieces, sent once; or a function that returns pieces for each attempt."""
 Count: TypeAlias = "int | Literal['one', 'quorum', 'all']"
 """For R and W."""
+Lifetime: TypeAlias = "int | float | timedelta | Literal['never']"
+"""How long a value lives: seconds, of which a part counts as a whole one; or `never`."""
 
 
 class GetOptions(TypedDict, total=False):
@@ -35,8 +38,8 @@ class GetOptions(TypedDict, total=False):
     """Whether the server keeps a trace of the request: see `Client.explanation`."""
 
 
-class KeepOptions(TypedDict, total=False):
-    """Options of a write. What is not given follows the bucket."""
+class _WriteOptions(TypedDict, total=False):
+    """Options of every write. What is not given follows the bucket."""
 
     w: Count | None
     """How many nodes must have stored the write."""
@@ -48,7 +51,14 @@ class KeepOptions(TypedDict, total=False):
     """1 to 255 visible ASCII characters; a random one if not given. The same for the same write only."""
 
 
-class DeleteOptions(KeepOptions, total=False):
+class KeepOptions(_WriteOptions, total=False):
+    """Options of a write of a value. What is not given follows the bucket."""
+
+    expires_in: Lifetime | None
+    """After what time the value expires."""
+
+
+class DeleteOptions(_WriteOptions, total=False):
     """Options of a delete. Conditions are checked by a read at the coordinator: they are advisory."""
 
     if_present: bool
@@ -62,6 +72,8 @@ class PutOptions(DeleteOptions, total=False):
 
     if_absent: bool
     """Only if there is no value."""
+    expires_in: Lifetime | None
+    """After what time the value expires. If not given, as the bucket says."""
     content_type: str | None
     """If not given: `text/plain; charset=utf-8` for text, else `application/octet-stream`."""
     content_encoding: str | None
@@ -115,6 +127,8 @@ class NewValue:
     value: bytes | str
     content_type: str | None = None
     meta: Mapping[str, str] | None = None
+    expires_in: Lifetime | None = None
+    """In place of the option of the write."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,8 @@ class Sibling:
     """The node that took the write."""
     written_at: str | None = None
     """RFC 3339, by the clock of that node."""
+    expires_at: datetime | None = None
+    """When it expires, or expired; `None` if it does not."""
 
     @property
     def text(self) -> str:
@@ -202,6 +218,8 @@ class Value(_Read[W_co]):
     content_language: str | None = field(kw_only=True, default=None)
     content_disposition: str | None = field(kw_only=True, default=None)
     last_modified: str | None = field(kw_only=True, default=None)
+    expires_at: datetime | None = field(kw_only=True, default=None)
+    """When it expires, in UTC; `None` if it does not."""
 
     @property
     def text(self) -> str:
@@ -240,8 +258,10 @@ class Siblings(_Read[W_co]):
         if isinstance(decision, Sibling):
             return self.keep(decision, **options)
         if isinstance(decision, Delete):
-            return self.delete(**options)
+            return self.delete(**_of_delete(options))
         if isinstance(decision, NewValue):
+            if decision.expires_in is not None:
+                options["expires_in"] = decision.expires_in
             content_type, meta = decision.content_type, decision.meta
             return self.put(decision.value, content_type=content_type, meta=meta, **options)
         return self.put(decision, **options)
@@ -249,15 +269,23 @@ class Siblings(_Read[W_co]):
     def keep(self, sibling: Sibling, **options: Unpack[KeepOptions]) -> W_co:
         """Keep one sibling as it is, with its type and metadata; the others are superseded."""
         if sibling.deleted:
-            return self.delete(**options)
+            return self.delete(**_of_delete(options))
         return self._client.keep(self, sibling, **options)
+
+
+def _of_delete(options: KeepOptions) -> DeleteOptions:
+    """Return the options for a delete: nothing is left that could expire."""
+    return {name: value for name, value in options.items() if name != "expires_in"}  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Absent(_Read[W_co]):
-    """No value: the key was never written, or was deleted."""
+    """No value: the key was never written, or was deleted, or its value expired."""
 
     deleted: bool = field(kw_only=True)
+    """Whether there was one."""
+    expired: bool = field(kw_only=True, default=False)
+    """Whether it is gone because it expired."""
 
 
 Read: TypeAlias = "Value[W_co] | Siblings[W_co] | Absent[W_co]"
@@ -290,3 +318,5 @@ class BucketProperties:
     sloppy: bool
     type: str = "value"
     """`value`, or the type of its values: `counter`, `set`, `flag`, `map`, `register_lww`, `hll`."""
+    expires_in_s: int | None = None
+    """After how many seconds values expire, unless a write says otherwise; `None`: they do not."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
-from . import parse
+from . import batch, parse
+from .batch import Item
 from .errors import (
     DeadlineExceeded,
     Facts,
@@ -61,10 +62,15 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Failure:
-    """There is no whole answer. `unsent`: not even the request left."""
+    """There is no whole answer, or none that can be read. `unsent`: not even the request left."""
 
-    kind: Literal["unsent", "lost", "timeout", "oversized"]
+    kind: Literal["unsent", "lost", "timeout", "oversized", "unreadable"]
     detail: str
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another answer would be the same."""
+        return self.kind in {"oversized", "unreadable"}
 
 
 Step: TypeAlias = "Send | Sleep"
@@ -89,68 +95,102 @@ class Policy:
         return self.rng.uniform(0, min(BACKOFF_S * 2.0 ** min(attempt, 16), BACKOFF_S_MAX))
 
 
-class _Attempts:
-    """What one operation has tried so far."""
+class _Record:
+    """What has become of one operation so far."""
 
-    def __init__(self, request: Request, nodes: Nodes, policy: Policy, deadline: float) -> None:
-        self.request = request
-        self.nodes = nodes
-        self.policy = policy
-        self.deadline = deadline
-        self.tried: list[Node] = []
+    def __init__(self, *, is_write: bool) -> None:
+        self.is_write = is_write
+        self.attempts = 0
         self.outcome: Outcome = "not_applied"
         self.last: Facts = Facts()
         self.message = ""
         self.kind: type[QuorateError] = DeadlineExceeded
-
-    def left_s(self) -> float:
-        return self.deadline - self.policy.now()
 
     def add_outcome(self, outcome: Outcome) -> None:
         """`partial` is known, so it outweighs `unknown`."""
         if outcome == "partial" or (outcome == "unknown" and self.outcome == "not_applied"):
             self.outcome = outcome
 
-    def pick(self) -> Node:
-        now = self.policy.now()
-        place, is_write = self.request.place, self.request.is_write
-        return self.nodes.pick(place, is_write=is_write, tried=self.tried, now=now)
-
-    def note_failure(self, node: Node, failure: Failure) -> None:
-        now = self.policy.now()
-        if failure.kind != "oversized":
-            self.nodes.failed(node, now)
+    def add_failure(self, node: Node, failure: Failure) -> None:
+        self.attempts += 1
         if failure.kind != "unsent":
             self.add_outcome("unknown")
         self.last = Facts()
         self.message = f"{node.url}: {failure.detail}"
         self.kind = DeadlineExceeded if failure.kind == "timeout" else Unreachable
-        if failure.kind == "oversized":
+        if failure.is_final:
             self.kind = ProtocolError
 
-    def note_refusal(self, node: Node, facts: Facts) -> None:
-        if facts.problem == REMOVED:  # as good as dead, until it answers otherwise
-            self.nodes.failed(node, self.policy.now())
-        else:
-            self.nodes.answered(node)
+    def add_refusal(self, facts: Facts) -> None:
+        self.attempts += 1
         self.add_outcome(parse.outcome(facts))
         self.last = facts
         self.message = _describe(facts)
         self.kind = class_of(facts)
-        if _may_repeat(facts) and facts.retry_after_s is not None:
-            self.nodes.busy(node, self.policy.now() + facts.retry_after_s)
 
-    def fail(self) -> NoReturn:
-        """Raise the last error, in the class that the outcome of all attempts asks for."""
-        is_write = self.request.is_write
+    def error(self) -> QuorateError:
+        """Return the last error, in the class that the outcome of all attempts asks for."""
         kind, final = self.kind, 400 <= (self.last.status or 0) < 500 and self.last.status not in {408, 429}
-        if is_write and not final:
+        if self.is_write and not final:
             if self.outcome == "partial":
                 kind = _PartialWrite
             elif self.outcome == "unknown":
                 kind = UnknownOutcome
-        outcome = self.outcome if is_write else None
-        raise kind(self.message, facts=self.last, outcome=outcome, attempts=len(self.tried))
+        outcome = self.outcome if self.is_write else None
+        return kind(self.message, facts=self.last, outcome=outcome, attempts=self.attempts)
+
+
+class _Attempts:
+    """Which nodes one request was sent to, and how long it may still go on."""
+
+    def __init__(self, nodes: Nodes, policy: Policy, deadline: float) -> None:
+        self.nodes = nodes
+        self.policy = policy
+        self.deadline = deadline
+        self.tried: list[Node] = []
+
+    def left_s(self) -> float:
+        return self.deadline - self.policy.now()
+
+    @property
+    def is_last(self) -> bool:
+        return len(self.tried) >= self.policy.attempts_max or self.left_s() <= 0
+
+    def begin(self, request: Request) -> Operation[Node | None]:
+        """Choose a node, and wait as long as has to be; `None` if there is not so much time."""
+        now = self.policy.now()
+        place, is_write = request.place, request.is_write
+        node = self.nodes.pick(place, is_write=is_write, tried=self.tried, now=now)
+        if self.tried:
+            wait_s = self.policy.backoff_s(len(self.tried))
+            if node in self.tried:
+                wait_s = max(wait_s, node.busy_until - self.policy.now())
+            if wait_s >= self.left_s():
+                return None
+            yield Sleep(wait_s)
+        self.tried.append(node)
+        return node
+
+    def send(self, node: Node, request: Request) -> Operation[Response | Failure]:
+        """Send the request. What a failure says of the node is noted."""
+        left_s = max(0.001, self.left_s())
+        reply = yield Send(node.url, request, min(self.policy.attempt_timeout_s, left_s), left_s)
+        if isinstance(reply, Response):
+            self.nodes.heard(parse.epoch(reply), self.policy.now())
+            return reply
+        failure = reply or Failure("lost", "there is no answer")
+        if not failure.is_final:
+            self.nodes.failed(node, self.policy.now())
+        return failure
+
+    def note_refusal(self, node: Node, facts: Facts) -> None:
+        """Note what a refusal says of the node."""
+        if facts.problem == REMOVED:  # as good as dead, until it answers otherwise
+            self.nodes.failed(node, self.policy.now())
+        else:
+            self.nodes.answered(node)
+        if _may_repeat(facts) and facts.retry_after_s is not None:
+            self.nodes.busy(node, self.policy.now() + facts.retry_after_s)
 
 
 def call(
@@ -160,36 +200,82 @@ def call(
 
     404 is handed back if accepted: the caller has to tell an absent key from other answers.
     """
-    attempts = _Attempts(request, nodes, policy, deadline)
+    attempts, record = _Attempts(nodes, policy, deadline), _Record(is_write=request.is_write)
     while True:
-        node = attempts.pick()
-        if attempts.tried:
-            wait_s = policy.backoff_s(len(attempts.tried))
-            if node in attempts.tried:
-                wait_s = max(wait_s, node.busy_until - policy.now())
-            if wait_s >= attempts.left_s():
-                attempts.fail()
-            yield Sleep(wait_s)
-        attempts.tried.append(node)
-        left_s = max(0.001, attempts.left_s())
-        reply = yield Send(node.url, request, min(policy.attempt_timeout_s, left_s), left_s)
-        if isinstance(reply, Response):
-            nodes.heard(parse.epoch(reply), policy.now())
-        if isinstance(reply, Response) and reply.status in accepts:
+        node = yield from attempts.begin(request)
+        if node is None:
+            raise record.error()
+        reply = yield from attempts.send(node, request)
+        if isinstance(reply, Failure):
+            record.add_failure(node, reply)
+            may_repeat = not reply.is_final and (request.repeatable or reply.kind == "unsent")
+        elif reply.status in accepts:
             nodes.answered(node)
             return reply
-        if isinstance(reply, Response):
+        else:
             facts = parse.facts(reply)
             attempts.note_refusal(node, facts)
+            record.add_refusal(facts)
             left_nothing = request.once and parse.outcome(facts) == "not_applied"
             may_repeat = _may_repeat(facts) and (request.repeatable or left_nothing)
-        else:
-            failure = reply or Failure("lost", "there is no answer")
-            attempts.note_failure(node, failure)
-            may_repeat = failure.kind != "oversized" and (request.repeatable or failure.kind == "unsent")
-        is_last = len(attempts.tried) >= policy.attempts_max or attempts.left_s() <= 0
-        if not may_repeat or is_last:
-            attempts.fail()
+        if not may_repeat or attempts.is_last:
+            raise record.error()
+
+
+def call_batch(
+    items: Sequence[Item], options: batch.BatchOptions, nodes: Nodes, policy: Policy, deadline: float
+) -> Operation[list[Response | QuorateError]]:
+    """Send operations as one request until each has an answer or an error, and return those in order.
+
+    Those that were refused for the moment are sent again, as they would be alone. What becomes of the request
+    becomes of each operation in it.
+    """
+    attempts = _Attempts(nodes, policy, deadline)
+    records = [_Record(is_write=item.request.is_write) for item in items]
+    answers: dict[int, Response] = {}
+    left = list(range(len(items)))
+    while left:
+        request = batch.request_of([items[at] for at in left], options)
+        node = yield from attempts.begin(request)
+        if node is None:
+            break
+        reply = yield from attempts.send(node, request)
+        again = []
+        for at, each in zip(left, _each(reply, len(left), attempts, node), strict=True):
+            if isinstance(each, Failure):
+                records[at].add_failure(node, each)
+                may_repeat = not each.is_final
+            elif each.status in items[at].accepts:
+                answers[at] = each
+                continue
+            else:
+                facts = parse.facts(each)
+                records[at].add_refusal(facts)
+                may_repeat = _may_repeat(facts)
+            if may_repeat:
+                again.append(at)
+        left = again
+        if attempts.is_last:
+            break
+    return [answers[at] if at in answers else record.error() for at, record in enumerate(records)]
+
+
+def _each(
+    reply: Response | Failure, count: int, attempts: _Attempts, node: Node
+) -> Sequence[Response | Failure]:
+    """Return what the reply to a batch is for each of its operations."""
+    if isinstance(reply, Failure):
+        return [reply] * count
+    if reply.status >= 400:
+        attempts.note_refusal(node, parse.facts(reply))
+        return [reply] * count
+    attempts.nodes.answered(node)
+    try:
+        if reply.status != 200:
+            raise parse.wrong(reply, "has a status that a batch does not have")
+        return batch.answers(reply, count)
+    except ProtocolError as error:
+        return [Failure("unreadable", str(error))] * count
 
 
 def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:

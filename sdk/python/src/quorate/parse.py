@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from .errors import Facts, NotFound, Outcome, ProtocolError
@@ -25,6 +26,7 @@ from .wire import OCTETS, Request, decode_base64
 _PROBLEM = "urn:quorate:problem:"
 _META = "quorate-meta-"
 _COUNT = re.compile(r"[0-9]{1,9}")
+_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})\.([0-9]{3})Z")
 _RETRY_AFTER_S_MAX = 10.0**6
 
 
@@ -74,7 +76,7 @@ def read(
         if name == "key_not_found":
             return Absent(*common, deleted=False)
         if name == "key_deleted" and context is not None:
-            return Absent(*common, deleted=True)
+            return Absent(*common, deleted=True, expired=response.header("quorate-expired") == "true")
         if name is not None and name != "key_deleted":
             raise NotFound(f"{name}: {given.detail}", facts=given)
         raise wrong(response, "says 404 without a problem that explains it")
@@ -93,6 +95,7 @@ def read(
         content_language=response.header("content-language"),
         content_disposition=response.header("content-disposition"),
         last_modified=response.header("last-modified"),
+        expires_at=_expires_at(response, response.header("quorate-expires-at")),
     )
 
 
@@ -128,12 +131,15 @@ def properties(response: Response) -> BucketProperties:
     body = json_object(response)
     n, r, w = body.get("n"), body.get("r"), body.get("w")
     conflicts, sloppy, kind = body.get("conflicts"), body.get("sloppy"), body.get("type", "value")
+    lifetime = body.get("expires_in_s")
     counts = all(isinstance(it, (int, str)) and not isinstance(it, bool) for it in (r, w))
     if not (
         isinstance(n, int) and counts and isinstance(conflicts, str) and isinstance(sloppy, bool)
     ) or not isinstance(kind, str):
         raise wrong(response, "has no bucket properties")
-    return BucketProperties(n, r, w, conflicts, sloppy, kind)  # type: ignore[arg-type]
+    if not (lifetime is None or type(lifetime) is int):
+        raise wrong(response, "has a bucket property expires_in_s that is no number")
+    return BucketProperties(n, r, w, conflicts, sloppy, kind, lifetime)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -240,15 +246,16 @@ def _sibling(response: Response, fields: Any) -> Sibling:
     if not isinstance(fields, dict) or not isinstance(fields.get("dot"), str):
         raise wrong(response, "has a sibling without a dot")
     writer, at = _text(fields, "writer"), _text(fields, "written_at")
+    expires_at = _expires_at(response, fields.get("expires_at"))
     if fields.get("deleted") is True:
-        return Sibling(fields["dot"], b"", deleted=True, writer=writer, written_at=at)
+        return Sibling(fields["dot"], b"", deleted=True, writer=writer, written_at=at, expires_at=expires_at)
     value, meta = fields.get("value"), fields.get("meta", {})
     if not isinstance(value, str) or not isinstance(meta, dict):
         raise wrong(response, "has a sibling without a value")
     if not all(isinstance(text, str) for text in meta.values()):
         raise wrong(response, "has a sibling with metadata that is no text")
     try:
-        content = _content(value, fields.get("encoding"))
+        content = content_of(value, fields.get("encoding"))
     except ValueError as error:
         raise wrong(response, f"has a sibling with a value that cannot be decoded: {error}") from error
     return Sibling(
@@ -261,10 +268,26 @@ def _sibling(response: Response, fields: Any) -> Sibling:
         content_disposition=_text(fields, "content_disposition"),
         writer=writer,
         written_at=at,
+        expires_at=expires_at,
     )
 
 
-def _content(value: str, encoding: object) -> bytes:
+def _expires_at(response: Response, text: object) -> datetime | None:
+    """Read a time, in RFC 3339 with milliseconds, if there is one."""
+    if text is None:
+        return None
+    found = _TIME.fullmatch(text) if isinstance(text, str) else None
+    try:
+        seconds = datetime.fromisoformat(found[1]) if found else None
+    except ValueError:
+        seconds = None
+    if found is None or seconds is None:
+        raise wrong(response, "has a time of expiry that is none")
+    return seconds.replace(microsecond=int(found[2]) * 1000, tzinfo=timezone.utc)
+
+
+def content_of(value: str, encoding: object) -> bytes:
+    """Return the bytes of a value in JSON; raises `ValueError`."""
     if encoding is None:
         return value.encode()
     if encoding == "base64":

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from .errors import InvalidArgument
-from .model import Absent, ContextLike, Count, GetOptions, Sibling, Siblings, Source, Value, Written
+from .model import (
+    Absent,
+    ContextLike,
+    Count,
+    GetOptions,
+    Lifetime,
+    Sibling,
+    Siblings,
+    Source,
+    Value,
+    Written,
+)
 from .typed import ChangeOptions, TypedDeleteOptions, TypedGetOptions, removes
 
 Body: TypeAlias = "bytes | Iterable[bytes] | AsyncIterable[bytes]"
 
 OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
+LIFETIME_S_MAX = 3_162_240_000
+"""100 years."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -50,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """The options of a write: those of `model.PutOptions` that any write can have, and the context."""
+    """The options of a write: those of `model.PutOptions` that most writes can have, and the context."""
 
     context: ContextLike | None = None
     if_absent: bool = False
@@ -62,11 +77,12 @@ class WriteOptions:
     timeout_ms: int | None = None
     explain: bool = False
     idempotency_key: str | None = None
+    expires_in: Lifetime | None = None
 
 
 def get(bucket: str, key: str, options: GetOptions, *, streams: bool = False) -> Request:
     """`GET /kv/{bucket}/{key}`."""
-    query = _query(
+    query = query_of(
         r=options.get("r"),
         n=options.get("n"),
         sloppy=options.get("sloppy"),
@@ -116,7 +132,7 @@ def keep(siblings: Siblings[Any], sibling: Sibling, options: WriteOptions) -> Re
 
 def typed_get(bucket: str, key: str, options: TypedGetOptions) -> Request:
     """`GET /types/{bucket}/{key}`."""
-    target = _key_path("types", bucket, key) + _query(**options)
+    target = _key_path("types", bucket, key) + query_of(**options)
     return Request("GET", target, place=(bucket, key))
 
 
@@ -156,7 +172,7 @@ def typed_delete(bucket: str, key: str, context: ContextLike | None, options: Ty
 
 def keys(bucket: str, prefix: str, limit: int | None, cursor: str | None) -> Request:
     """`GET /keys/{bucket}`."""
-    query = _query(prefix=prefix or None, limit=limit, cursor=cursor)
+    query = query_of(prefix=prefix or None, limit=limit, cursor=cursor)
     return Request("GET", f"/keys/{_segment('bucket', bucket)}{query}")
 
 
@@ -199,7 +215,7 @@ def _write(
     body: Body | Callable[[], Any],
     also: Mapping[str, Any] | None = None,
 ) -> Request:
-    query = _query(
+    query = query_of(
         w=options.w,
         n=options.n,
         sloppy=options.sloppy,
@@ -211,6 +227,8 @@ def _write(
     if context is not None:
         headers.append(("Quorate-Context", context))
     headers += _condition(options)
+    if options.expires_in is not None:
+        headers.append(("Quorate-Expires-In", _lifetime(options.expires_in)))
     headers.append(("Idempotency-Key", _idempotency_key(options.idempotency_key)))
     return Request(method, path + query, tuple(headers), body, is_write=True, place=place)
 
@@ -221,6 +239,19 @@ def _idempotency_key(given: str | None) -> str:
     if not _VISIBLE.fullmatch(given) or len(given) > 255:
         raise InvalidArgument("idempotency_key: must be 1 to 255 visible ASCII characters")
     return given
+
+
+def _lifetime(given: Lifetime) -> str:
+    """Return a lifetime in whole seconds. A value lives no shorter than was asked for."""
+    if given == "never":
+        return "never"
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= LIFETIME_S_MAX:
+        raise InvalidArgument(
+            f"expires_in: must be 'never', or seconds (a timedelta), more than 0 and up to {LIFETIME_S_MAX}"
+        )
+    return str(math.ceil(seconds))
 
 
 def _condition(options: WriteOptions) -> list[tuple[str, str]]:
@@ -311,7 +342,8 @@ def _segment(what: str, text: str) -> str:
     return escaped.replace(".", "%2E") if text in {".", ".."} else escaped
 
 
-def _query(**parameters: Any) -> str:
+def query_of(**parameters: Any) -> str:
+    """Return a query string of what is given."""
     pairs = []
     for name, value in parameters.items():
         if value is None:

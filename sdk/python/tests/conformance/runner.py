@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 import quorate
@@ -26,9 +27,9 @@ WRITE_ARGS = {
 }
 OPS: dict[str, set[str]] = {
     "get": READ_ARGS,
-    "put": WRITE_ARGS | {"value", "content_type", "meta", "stream"},
+    "put": WRITE_ARGS | {"value", "content_type", "meta", "expires_in", "stream"},
     "delete": WRITE_ARGS,
-    "resolve": {"siblings", "join", "keep"},
+    "resolve": {"siblings", "join", "keep", "expires_in"},
     "update": {"key", "append"},
     "list_keys": {"prefix", "limit", "cursor"},
     "all_keys": {"prefix", "limit"},
@@ -36,9 +37,19 @@ OPS: dict[str, set[str]] = {
     "set_bucket": {"properties"},
     "reset_bucket": set(),
     "nodes": set(),
+    "batch": {"operations", "r", "w", "n", "sloppy", "timeout_ms"},
     **typed.OPS,
 }
-OPTIONS = ("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta")
+BATCH_OPS: dict[str, set[str]] = {
+    "get": {"key"},
+    "put": {"key", "value", "content_type", "context", "if", "idempotency_key", "expires_in"},
+    "delete": {"key", "context", "if", "idempotency_key"},
+    "change": {"key", "operation", "context", "idempotency_key"},
+}
+OPTIONS = (
+    *("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta"),
+    "expires_in",
+)
 
 
 def error_class(error: quorate.QuorateError) -> str:
@@ -185,15 +196,16 @@ class Runner:
         return self.call(lambda: self.client.delete(self.bucket_of(step), step["key"], **self.options(step)))
 
     def do_resolve(self, step: dict[str, Any]) -> Any:
-        siblings = self.saved[step["siblings"]]
+        siblings, options = self.saved[step["siblings"]], self.options(step)
         if "keep" in step:
             wanted = value_bytes(step["keep"])
             kept = next(sibling for sibling in siblings if sibling.value == wanted)
-            return self.call(lambda: siblings.resolve(lambda _: kept))
-        joined = step["join"].join
-        return self.call(
-            lambda: siblings.resolve(lambda all_: joined(sorted(s.text for s in all_ if not s.deleted)))
-        )
+            return self.call(lambda: siblings.resolve(lambda _: kept, **options))
+
+        def joined(all_: tuple[quorate.Sibling, ...]) -> str:
+            return str(step["join"]).join(sorted(each.text for each in all_ if not each.deleted))
+
+        return self.call(lambda: siblings.resolve(joined, **options))
 
     def do_update(self, step: dict[str, Any]) -> Any:
         def change(read: Any) -> str:
@@ -248,6 +260,27 @@ class Runner:
         handle = typed.handle(self.client, step["type"], self.bucket_of(step), step["key"])
         return self.call(lambda: handle.delete(**self.options(step)))
 
+    def do_batch(self, step: dict[str, Any]) -> Any:
+        operations = [self.operation(each) for each in step["operations"]]
+        results = self.call(lambda: self.client.batch(operations, **self.options(step)))
+        for each, result in zip(step["operations"], results, strict=True):
+            if "as" in each:
+                self.saved[each["as"]] = result
+        return results
+
+    def operation(self, each: dict[str, Any]) -> quorate.BatchOperation:
+        op = each["op"]
+        unknown = set(each) - BATCH_OPS[op] - {"op", "as", "bucket"}
+        assert not unknown, f"unknown arguments of {op}: {unknown}"
+        place, options = (self.bucket_of(each), each["key"]), self.options(each)
+        if op == "get":
+            return quorate.BatchGet(*place)
+        if op == "put":
+            return quorate.BatchPut(*place, value_bytes(each["value"]), **options)
+        if op == "delete":
+            return quorate.BatchDelete(*place, **options)
+        return quorate.BatchChange(*place, each["operation"], **options)
+
     def do_nodes(self, _step: dict[str, Any]) -> Any:
         return self.call(self.client.nodes)
 
@@ -283,6 +316,10 @@ ACTUAL: dict[str, Callable[[Result], Any]] = {
     "values": lambda result: sorted(sibling.value for sibling in result.value.live),
     "content_types": lambda result: sorted(sibling.content_type for sibling in result.value.live),
     "deletes": lambda result: len(result.value) - len(result.value.live),
+    "expires": lambda result: result.value.expires_at is not None,
+    "expires_at": lambda result: rfc3339(result.value.expires_at),
+    "expiring": lambda result: sum(each.expires_at is not None for each in result.value),
+    "expired": lambda result: getattr(result.value, "expired", None),
     "has_context": lambda result: result.value.context is not None,
     "siblings": lambda result: result.value.siblings,
     "keys": lambda result: list(result.value.keys),
@@ -303,6 +340,17 @@ OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
         None if error.retry_after_s is None else round(error.retry_after_s * 1000)
     ),
 }
+
+
+def rfc3339(at: datetime) -> str:
+    assert at.tzinfo is timezone.utc
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _left_s(result: Result) -> float | None:
+    """Return how long the value that was read will still live."""
+    at: datetime | None = getattr(result.value, "expires_at", None)
+    return None if at is None else (at - datetime.now(timezone.utc)).total_seconds()
 
 
 def mismatches(expect: dict[str, Any], result: Result) -> list[str]:
@@ -336,6 +384,7 @@ def _compared(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
 
 
 def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
+    left_s = _left_s(result)
     limits: dict[str, Callable[[], tuple[Any, Any]]] = {
         "acks_min": lambda: (max(result.value.acks or 0, wanted), result.value.acks),
         "nodes_min": lambda: (max(len(result.value), wanted), len(result.value)),
@@ -343,6 +392,9 @@ def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
         "took_ms_max": lambda: (min(result.took_ms, wanted), result.took_ms),
         "looks_min": lambda: (max(result.looks, wanted), result.looks),
         "looks_max": lambda: (min(result.looks, wanted), result.looks),
+        "expires_in_s_min": lambda: (left_s is not None and left_s >= wanted, True),
+        "expires_in_s_max": lambda: (left_s is not None and left_s <= wanted, True),
+        "results": lambda: (_of_each(result.value, wanted), [[]] * len(wanted)),
         "properties": lambda: ({key: getattr(result.value, key) for key in wanted}, wanted),
         "one_idempotency_key": lambda: (_has_one_key(result.sent), wanted),
         "sent": lambda: ([_as_expected(*pair) for pair in zip(result.sent, wanted, strict=False)], wanted),
@@ -351,6 +403,16 @@ def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
     if name == "sent":
         assert len(result.sent) == len(wanted), f"{len(result.sent)} requests were sent, not {len(wanted)}"
     return limits[name]()
+
+
+def _of_each(results: list[Any], wanted: list[dict[str, Any]]) -> list[list[str]]:
+    """Return what is not as expected, of each result of a batch."""
+    assert len(results) == len(wanted), f"{len(results)} results, not {len(wanted)}"
+    shown = [
+        Result(error=each) if isinstance(each, quorate.QuorateError) else Result(value=each)
+        for each in results
+    ]
+    return [mismatches(*pair) for pair in zip(wanted, shown, strict=True)]
 
 
 def _has_one_key(sent: list[Sent]) -> bool:

@@ -19,6 +19,7 @@ export interface Case {
 }
 
 type Step = Json & { op: string };
+type Options = quorate.PutOptions & quorate.GetOptions;
 
 const CASE_FIELDS = ["name", "about", "server", "stub", "looks", "needs", "client", "steps"];
 const STEP_FIELDS = ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
@@ -26,9 +27,9 @@ const SHARED = ["key", "n", "sloppy", "timeout_ms", "explain"];
 const WRITE = [...SHARED, "w", "context", "context_text", "if", "idempotency_key"];
 const OPS: Record<string, readonly string[]> = {
   get: [...SHARED, "r", "stream"],
-  put: [...WRITE, "value", "content_type", "meta", "stream"],
+  put: [...WRITE, "value", "content_type", "meta", "expires_in", "stream"],
   delete: WRITE,
-  resolve: ["siblings", "join", "keep"],
+  resolve: ["siblings", "join", "keep", "expires_in"],
   update: ["key", "append"],
   list_keys: ["prefix", "limit", "cursor"],
   all_keys: ["prefix", "limit"],
@@ -36,7 +37,14 @@ const OPS: Record<string, readonly string[]> = {
   set_bucket: ["properties"],
   reset_bucket: [],
   nodes: [],
+  batch: ["operations", "r", "w", "n", "sloppy", "timeout_ms"],
   ...typed.OPS,
+};
+const BATCH_OPS: Record<string, readonly string[]> = {
+  get: [],
+  put: ["value", "content_type", "context", "if", "idempotency_key", "expires_in"],
+  delete: ["context", "if", "idempotency_key"],
+  change: ["operation", "context", "idempotency_key"],
 };
 
 /** What came of a step. */
@@ -139,7 +147,7 @@ class Runner {
       case "delete":
         return this.client.delete(bucket, key, options);
       case "resolve":
-        return this.resolve(step);
+        return this.resolve(step, { expiresIn: options.expiresIn });
       case "update":
         return this.client.update(bucket, key, (read) => textsOf(read).join("|") + String(step["append"]));
       case "list_keys": {
@@ -151,11 +159,13 @@ class Runner {
       case "get_bucket":
         return this.client.getBucket(bucket);
       case "set_bucket":
-        return this.client.setBucket(bucket, step["properties"] as Json);
+        return this.client.setBucket(bucket, ownNames(step["properties"] as Json));
       case "reset_bucket":
         return this.client.resetBucket(bucket);
       case "nodes":
         return this.client.nodes();
+      case "batch":
+        return this.batch(step["operations"] as Step[], options);
       case "typed_get":
       case "change":
       case "typed_delete":
@@ -165,7 +175,7 @@ class Runner {
     }
   }
 
-  private options(step: Step): quorate.PutOptions & quorate.GetOptions {
+  private options(step: Step): Options {
     const condition = step["if"];
     const isName = condition !== undefined && condition !== "absent" && condition !== "present";
     const context =
@@ -181,6 +191,7 @@ class Runner {
       idempotencyKey: step["idempotency_key"],
       contentType: step["content_type"],
       meta: step["meta"],
+      expiresIn: step["expires_in"],
       ifAbsent: condition === "absent" ? true : undefined,
       ifPresent: condition === "present" ? true : undefined,
       ifMatch: isName ? this.saved(String(condition)) : undefined,
@@ -197,21 +208,53 @@ class Runner {
     const read = await this.client.open(bucket, key, options);
     if (read.kind !== "stream") return read;
     const value = await read.bytes();
-    const { context, etag, contentType, meta, explainId } = read;
-    return { kind: "value", value, context, etag, contentType, meta, explainId };
+    const { context, etag, contentType, meta, explainId, expiresAt } = read;
+    return { kind: "value", value, context, etag, contentType, meta, explainId, expiresAt };
   }
 
-  private resolve(step: Step): Promise<unknown> {
+  private async batch(steps: readonly Step[], { r, w, n, sloppy, timeoutMs }: Options): Promise<unknown> {
+    const operations = steps.map((each) => this.operation(each));
+    const results = await this.client.batch(operations, { r, w, n, sloppy, timeoutMs });
+    for (const [at, each] of steps.entries()) {
+      if (each["as"] !== undefined) this.#saved.set(String(each["as"]), results[at]);
+    }
+    return results;
+  }
+
+  private operation(each: Step): quorate.BatchOperation {
+    const { op } = each;
+    const known = BATCH_OPS[op];
+    if (known === undefined) throw new Error(`unknown op ${op} of a batch`);
+    refuseUnknown(op, Object.keys(each), ["op", "as", "bucket", "key", ...known]);
+    const place = { bucket: String(each["bucket"] ?? this.#bucket), key: String(each["key"]) };
+    const { context, contentType, ifAbsent, ifPresent, ifMatch, idempotencyKey, expiresIn } =
+      this.options(each);
+    const conditions = { context, ifPresent, ifMatch, idempotencyKey };
+    switch (op) {
+      case "put": {
+        const value = valueBytes(each["value"]);
+        return { op, ...place, value, contentType, expiresIn, ifAbsent, ...conditions };
+      }
+      case "delete":
+        return { op, ...place, ...conditions };
+      case "change":
+        return { op, ...place, operation: each["operation"] as Json, context, idempotencyKey };
+      default:
+        return { op: "get", ...place };
+    }
+  }
+
+  private resolve(step: Step, options: quorate.KeepOptions): Promise<unknown> {
     const siblings = this.saved(String(step["siblings"])) as quorate.Siblings;
     if (step["keep"] === undefined) {
-      return siblings.resolve((all) => liveTexts(all).join(String(step["join"])));
+      return siblings.resolve((all) => liveTexts(all).join(String(step["join"])), options);
     }
     const wanted = valueBytes(step["keep"]);
     const kept = siblings.siblings.find((sibling) =>
       isDeepStrictEqual(new Uint8Array(sibling.value), wanted),
     );
     if (kept === undefined) throw new Error("the sibling to keep is not there");
-    return siblings.resolve(() => kept);
+    return siblings.resolve(() => kept, options);
   }
 
   private async allKeys(bucket: string, prefix?: string, pageSize?: number): Promise<quorate.KeyPage> {
@@ -219,6 +262,11 @@ class Runner {
     for await (const key of this.client.keys(bucket, { prefix, pageSize })) keys.push(key);
     return { keys, cursor: undefined, complete: true };
   }
+}
+
+/** Properties of a bucket under the names that they have in this client. */
+function ownNames({ expires_in_s: expiresInS, ...others }: Json): Json {
+  return expiresInS === undefined ? others : { ...others, expiresInS };
 }
 
 function sourceOf(step: Step): quorate.Source {
@@ -258,6 +306,12 @@ function mismatches(expect: Json, result: Result): string[] {
     const same = isDeepStrictEqual(actual, inForm);
     return same ? [] : [`${name}: expected ${shortened(inForm)}, got ${shortened(actual)}`];
   });
+}
+
+/** What is not as expected of one result of a batch. */
+function mismatchesOf(expect: Json | undefined, one: unknown): string[] {
+  const error = one instanceof quorate.QuorateError ? one : undefined;
+  return mismatches(expect ?? {}, { value: one, error, tookMs: 0, sent: [], looks: 0 });
 }
 
 function shortened(value: unknown): string {
@@ -311,8 +365,24 @@ function compared(name: string, wanted: any, result: Result): [unknown, unknown]
       return [value.complete, wanted];
     case "has_cursor":
       return [value.cursor !== undefined, wanted];
-    case "properties":
-      return [Object.fromEntries(Object.keys(wanted).map((it) => [it, value[it]])), wanted];
+    case "properties": {
+      const shown = { ...value, expires_in_s: value.expiresInS ?? null };
+      return [Object.fromEntries(Object.keys(wanted).map((it) => [it, shown[it]])), wanted];
+    }
+    case "results":
+      return [value.map((one: any, at: number) => mismatchesOf(wanted[at], one)), wanted.map(() => [])];
+    case "expires":
+      return [value.expiresAt !== undefined, wanted];
+    case "expires_at":
+      return [value.expiresAt?.toISOString(), wanted];
+    case "expires_in_s_min":
+      return [value.expiresAt - Date.now() >= wanted * 1000, true];
+    case "expires_in_s_max":
+      return [value.expiresAt - Date.now() <= wanted * 1000, true];
+    case "expiring":
+      return [value.siblings.filter((it: any) => it.expiresAt !== undefined).length, wanted];
+    case "expired":
+      return [value.expired, wanted];
     case "nodes_min":
       return [value.length >= wanted, true];
     case "typed_value":
