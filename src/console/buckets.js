@@ -3,8 +3,10 @@
 import { ask, explain, get } from "./api.js";
 import { confirm } from "./dialog.js";
 import { badge, draw, field, h, notice, panel, select, table, unseen } from "./dom.js";
+import { lifetime, seconds } from "./format.js";
 import { number, words } from "./promise.js";
 import { TYPES } from "./typed.js";
+import { LIFETIMES, lifetimeInput } from "./value.js";
 
 const PROPERTIES = [
   [
@@ -22,12 +24,27 @@ const PROPERTIES = [
     "Keep concurrent writes as siblings, or let the last writer win (lww), which loses the others.",
   ],
   ["sloppy", "Sloppy", "Whether fallbacks may stand in for home replicas that are down."],
+  [
+    "expires_in_s",
+    "Expires after",
+    `How long values live, unless a write says otherwise. ${LIFETIMES} It counts for what is written from then on.`,
+  ],
 ];
+/** What does not go with a type. */
+const UNTYPED = ["conflicts", "expires_in_s"];
 const NAME = /^[A-Za-z0-9._-]{1,128}$/;
 
 /** Opens the page; a bucket may be given to edit. */
 export function buckets(main, [wanted], say) {
-  const page = { list: null, nodes: 1, edited: wanted ?? null, draft: {}, told: null, failed: null };
+  const page = {
+    list: null,
+    nodes: 1,
+    edited: wanted ?? null,
+    draft: {},
+    lifetime: null,
+    told: null,
+    failed: null,
+  };
   const show = () => draw(main, body(page, act));
   const act = {
     show,
@@ -42,7 +59,7 @@ export function buckets(main, [wanted], say) {
       show();
     },
     edit(bucket) {
-      Object.assign(page, { edited: bucket, draft: { ...setOf(page, bucket) }, told: null });
+      Object.assign(page, { edited: bucket, draft: { ...setOf(page, bucket) }, lifetime: null, told: null });
       show();
       document.getElementById("field-n")?.focus();
     },
@@ -113,7 +130,7 @@ function row(it, page, act) {
             class: name in it.set ? "set" : "dim",
             title: name in it.set ? "set for this bucket" : "the default",
           },
-          String(it.properties[name] ?? "value"),
+          propertyOf(it.properties, name),
         ),
       ),
       summary(it.properties, page.nodes),
@@ -132,11 +149,16 @@ function defaultsRow(defaults, page) {
     class: "defaults",
     cells: [
       h("i", null, "defaults"),
-      ...PROPERTIES.map(([name]) => String(defaults[name] ?? "value")),
+      ...PROPERTIES.map(([name]) => propertyOf(defaults, name)),
       summary(defaults, page.nodes),
       "",
     ],
   };
+}
+
+function propertyOf(properties, name) {
+  if (name === "expires_in_s") return lifetime(properties[name]);
+  return String(properties[name] ?? "value");
 }
 
 function summary(properties, nodes) {
@@ -213,8 +235,8 @@ function editor(page, act) {
     function () {
       if (this.value === "") delete page.draft[name];
       else page.draft[name] = parse(name, this.value);
-      // What merges has no conflicts.
-      if (page.draft.type) delete page.draft.conflicts;
+      // What merges has no conflicts, and does not expire.
+      if (page.draft.type) for (const of of UNTYPED) delete page.draft[of];
       act.show();
     };
   const wanted = { ...defaults, ...page.draft };
@@ -243,18 +265,21 @@ function editor(page, act) {
         },
       },
       PROPERTIES.map(([name, title, help]) =>
-        name === "conflicts" && page.draft.type
+        UNTYPED.includes(name) && page.draft.type
           ? null
           : field(
               title,
-              select(
-                { disabled: name === "type" && Boolean(has), on: { change: change(name) } },
-                options[name],
-                page.draft[name] ?? "",
-              ),
+              name === "expires_in_s"
+                ? lifetimeOf(page, act)
+                : select(
+                    { disabled: name === "type" && Boolean(has), on: { change: change(name) } },
+                    options[name],
+                    page.draft[name] ?? "",
+                  ),
               help,
             ),
       ),
+      isWrong(page) ? h("p", { class: "check bad" }, "This is no time that a value can live.") : null,
       h("div", { class: "promise" }, h("h3", null, "What this promises"), promiseList(effect)),
       h(
         "div",
@@ -279,10 +304,25 @@ function editor(page, act) {
               "Reset to defaults",
             )
           : null,
-        h("button", { type: "submit", class: "primary" }, "Review the change"),
+        h("button", { type: "submit", class: "primary", disabled: isWrong(page) }, "Review the change"),
       ),
     ),
   );
+}
+
+const isWrong = (page) => page.lifetime !== null && !page.draft.type && seconds(page.lifetime) === null;
+
+/** The input for how long values live. What is typed is kept beside the draft, which has seconds. */
+function lifetimeOf(page, act) {
+  const { expires_in_s: set } = page.draft;
+  const text = page.lifetime ?? (set === undefined ? "" : lifetime(set));
+  return lifetimeInput("field-expires-after", text, isWrong(page), (typed) => {
+    page.lifetime = typed;
+    const wanted = seconds(typed);
+    if (typeof wanted === "number") page.draft.expires_in_s = wanted;
+    else delete page.draft.expires_in_s;
+    act.show();
+  });
 }
 
 /** What a combination promises, as a list. */
@@ -314,8 +354,10 @@ function parse(name, value) {
 async function review(page, act) {
   const { defaults } = page.list;
   const [bucket, before, after] = [page.edited, setOf(page, page.edited), page.draft];
-  const shown = (set, name) =>
-    name in set ? String(set[name]) : name === "type" ? "value" : `default (${defaults[name]})`;
+  const shown = (set, name) => {
+    if (name === "expires_in_s" || (name === "type" && !(name in set))) return propertyOf(set, name);
+    return name in set ? String(set[name]) : `default (${defaults[name]})`;
+  };
   const changes = PROPERTIES.filter(([name]) => before[name] !== after[name]);
   if (changes.length === 0) {
     page.told = { kind: "note", text: "Nothing is different." };
@@ -343,6 +385,12 @@ async function review(page, act) {
         ? notice(
             "warn",
             "The type stays: it can be given only while the bucket has no keys, and not taken back.",
+          )
+        : null,
+      isOther("expires_in_s")
+        ? notice(
+            "note",
+            "It counts for what is written from now on: values that are there keep what they have.",
           )
         : null,
       after.conflicts === "lww" && isOther("conflicts")

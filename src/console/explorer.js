@@ -34,7 +34,8 @@ export function explorer(main, [bucket = "", key = ""], say) {
     located: null,
     busy: false,
     failed: null,
-    draft: { value: "", type: "text/plain; charset=utf-8" },
+    lifetime: null,
+    draft: { value: "", type: "text/plain; charset=utf-8", expires: "" },
   };
   const show = () => draw(main, body(page, act));
   const act = actions(page, show, say);
@@ -77,8 +78,10 @@ function actions(page, show, say) {
     },
     async properties() {
       try {
-        const { n, r, w, sloppy, type } = await get(`/buckets/${encodeURIComponent(page.bucket)}`);
+        const properties = await get(`/buckets/${encodeURIComponent(page.bucket)}`);
+        const { n, r, w, sloppy, type, expires_in_s } = properties;
         page.type = type ?? "value";
+        page.lifetime = expires_in_s ?? null;
         page.homesN = n;
         page.terms = { n, r: number(r, n), w: number(w, n), sloppy };
       } catch (error) {

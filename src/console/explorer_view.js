@@ -4,13 +4,13 @@ import { explain, pageOf, Refused } from "./api.js";
 import { promiseList } from "./buckets.js";
 import { confirm } from "./dialog.js";
 import { badge, field, h, notice, panel, table } from "./dom.js";
-import { many } from "./format.js";
+import { lifetime, many, seconds } from "./format.js";
 import { live } from "./live.js";
 import { words } from "./promise.js";
 import { ringDrawing } from "./ring.js";
 import { timeline } from "./timeline.js";
 import { typedPanels } from "./typed_view.js";
-import { valueView } from "./value.js";
+import { expiryView, LIFETIMES, lifetimeInput, valueView } from "./value.js";
 
 /** All parts of the page. */
 export function body(page, act) {
@@ -170,6 +170,7 @@ function request(page, act) {
 }
 
 function editor(page, act, isReady) {
+  const isWrong = seconds(page.draft.expires) === null;
   return [
     field(
       "Value to write",
@@ -197,6 +198,15 @@ function editor(page, act, isReady) {
         },
       }),
     ),
+    field(
+      "Expires after",
+      lifetimeInput("field-expires", page.draft.expires, isWrong, (text) => {
+        page.draft.expires = text;
+        act.show();
+      }),
+      `${LIFETIMES} Empty: as the bucket says, ${lifetime(page.lifetime)}.`,
+    ),
+    isWrong ? h("p", { class: "check bad" }, "This is no time that a value can live.") : null,
     h(
       "div",
       { class: "actions" },
@@ -210,7 +220,11 @@ function editor(page, act, isReady) {
         { type: "button", class: "primary", disabled: !isReady, on: { click: () => act.send("GET") } },
         "Get",
       ),
-      h("button", { type: "button", disabled: !isReady, on: { click: () => put(page, act) } }, "Put"),
+      h(
+        "button",
+        { type: "button", disabled: !isReady || isWrong, on: { click: () => put(page, act) } },
+        "Put",
+      ),
       h(
         "button",
         { type: "button", class: "danger", disabled: !isReady, on: { click: () => remove(page, act) } },
@@ -247,9 +261,15 @@ function slider(name, value, max, what, set) {
 const seen = (page) => (page.context ? { "Quorate-Context": page.context } : {});
 
 async function put(page, act) {
+  const { value, type, expires } = page.draft;
+  const lives = seconds(expires);
   await act.send("PUT", {
-    body: page.draft.value,
-    headers: { "Content-Type": page.draft.type || "application/octet-stream", ...seen(page) },
+    body: value,
+    headers: {
+      "Content-Type": type || "application/octet-stream",
+      ...seen(page),
+      ...(lives ? { "Quorate-Expires-In": String(lives) } : {}),
+    },
   });
 }
 
@@ -278,6 +298,8 @@ function answerPanel(page) {
     ["Content type", "Content-Type"],
     ["Entity tag", "ETag"],
     ["Modified", "Last-Modified"],
+    ["Expires", "Quorate-Expires-At"],
+    ["Expired", "Quorate-Expired"],
     ["Request", "X-Request-Id"],
   ].filter(([, name]) => header(name) !== null);
   const isGood = answer.status < 400;
@@ -292,10 +314,13 @@ function answerPanel(page) {
       inWords(answer),
     ),
     answer.value ? valueView(answer.value, "The value") : null,
+    expiryView({ expires_at: header("Quorate-Expires-At") }),
     answer.siblings
       ? h("p", null, h("a", { href: pageOf(page.bucket, page.key) }, "Compare and resolve the siblings"))
       : null,
-    answer.siblings ? answer.siblings.map((it) => valueView(it, `Sibling ${it.dot}`)) : null,
+    answer.siblings
+      ? answer.siblings.map((it) => [valueView(it, `Sibling ${it.dot}`), expiryView(it)])
+      : null,
     h(
       "details",
       null,
@@ -310,6 +335,7 @@ function answerPanel(page) {
 }
 
 function inWords({ method, status, headers, problem, siblings }) {
+  if (headers.get("Quorate-Expired") === "true") return "expired: the key had a value, and its time is over.";
   if (problem) return explain(new Refused(status, problem, headers));
   if (siblings) return `${siblings.length} siblings: concurrent writes that nobody has resolved yet.`;
   if (method === "GET") return "one value.";

@@ -63,6 +63,38 @@ export function ago(date) {
   return Number.isFinite(ms) ? `${duration(Math.max(ms, 0))} ago` : "–";
 }
 
+/** A date and the time of day, to the second. */
+export function moment(date) {
+  const at = new Date(date);
+  return Number.isNaN(at.getTime()) ? "–" : `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+const UNITS = [
+  ["d", 86_400],
+  ["h", 3600],
+  ["min", 60],
+  ["s", 1],
+];
+/** 100 years. */
+const LIFETIME_S_MAX = 3_162_240_000;
+
+/** How long values live, given in seconds, as `seconds` reads it; null is for ever. */
+export function lifetime(given) {
+  if (typeof given !== "number") return "never";
+  const [unit, of] = UNITS.find((it) => given % it[1] === 0) ?? ["s", 1];
+  return `${given / of} ${unit}`;
+}
+
+/** The seconds of a lifetime as someone types it; "never"; undefined for no text, null for what is none. */
+export function seconds(text) {
+  const given = text.trim().toLowerCase();
+  if (given === "") return undefined;
+  if (given === "never") return given;
+  const [, digits, unit = "s"] = /^(\d{1,10})\s*(s|min|h|d)?$/.exec(given) ?? [];
+  const total = Number(digits) * UNITS.find((it) => it[0] === unit)[1];
+  return total >= 1 && total <= LIFETIME_S_MAX ? total : null;
+}
+
 /** The time of day of a date, to the millisecond. */
 export function clock(date) {
   const at = new Date(date);

@@ -71,7 +71,7 @@ export function historyView(report, known) {
             COLUMNS.now,
             y(at, siblings.length),
             shortDot(it.dot),
-            `written at ${it.writer}${it.deleted ? ", a delete" : ""}`,
+            `written at ${it.writer}${it.deleted ? (it.expires_at ? ", expired" : ", a delete") : ""}`,
             "current",
           ),
         ),

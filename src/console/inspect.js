@@ -11,7 +11,7 @@ import { holders, letter } from "./holders.js";
 import { mergeEditor, startMerge } from "./merge.js";
 import { typedKey } from "./typed.js";
 import { typedPanels } from "./typed_view.js";
-import { diffView, pretty, read, valueView } from "./value.js";
+import { diffView, expiryView, isOver, pretty, read, valueView } from "./value.js";
 
 // What resolutions on this page superseded, by key: no other page knows it.
 const superseded = new Map();
@@ -53,7 +53,7 @@ export function inspect(main, bucket, key, say) {
       }
       show();
     },
-    async resolve(decision, words) {
+    async resolve(decision, words, headers = {}) {
       const before = page.report.siblings.map((it) => it.dot);
       page.busy = true;
       show();
@@ -61,7 +61,11 @@ export function inspect(main, bucket, key, say) {
         const answer = await ask(keyPath("siblings", bucket, key), {
           method: "POST",
           body: JSON.stringify(decision),
-          headers: { "Content-Type": "application/json", "Quorate-Context": page.report.context },
+          headers: {
+            "Content-Type": "application/json",
+            "Quorate-Context": page.report.context,
+            ...headers,
+          },
         });
         page.told = { kind: "good", text: told(words, answer.headers) };
         page.merge = null;
@@ -129,9 +133,7 @@ function body(page, act, known) {
     placeBar(
       page,
       act,
-      report.conflict
-        ? badge("warn", `${siblings.length} siblings in conflict`)
-        : badge("good", siblings.length ? "one value, no conflict" : "never written, or reaped"),
+      report.conflict ? badge("warn", `${siblings.length} siblings in conflict`) : noConflict(siblings),
     ),
     ...notices,
     siblings.length
@@ -154,6 +156,11 @@ function body(page, act, known) {
       panel("Causal history", null, historyView(report, known)),
     ),
   ];
+}
+
+function noConflict(siblings) {
+  if (siblings.length === 0) return badge("good", "never written, or reaped");
+  return siblings.every(isOver) ? badge("note", "expired") : badge("good", "one value, no conflict");
 }
 
 function placeBar(page, act, state) {
@@ -179,7 +186,9 @@ function placeBar(page, act, state) {
 
 function card(sibling, at, page, act) {
   const kind = sibling.deleted
-    ? "a delete"
+    ? sibling.expires_at
+      ? "in place of a value that expired"
+      : "a delete"
     : `${sibling.content_type ?? "no content type"}, ${bytes(sibling.size)}`;
   const meta = Object.entries(sibling.meta ?? {});
   return h(
@@ -211,6 +220,7 @@ function card(sibling, at, page, act) {
       sibling.hinted_at.length ? `, as a hint on ${list(sibling.hinted_at)}` : "",
     ),
     valueView(sibling, `Value of sibling ${letter(at)}`),
+    expiryView(sibling),
     meta.length
       ? h(
           "dl",

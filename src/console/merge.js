@@ -3,8 +3,8 @@
 import { confirm } from "./dialog.js";
 import { joined } from "./diff.js";
 import { field, h, notice } from "./dom.js";
-import { bytes, many } from "./format.js";
-import { diffView, pretty, read } from "./value.js";
+import { bytes, many, seconds } from "./format.js";
+import { diffView, LIFETIMES, lifetimeInput, pretty, read } from "./value.js";
 
 /** Starts with the value of a sibling, or with all that are JSON `joined`. */
 export function startMerge(page, from, act) {
@@ -19,12 +19,13 @@ export function startMerge(page, from, act) {
       null,
       2,
     );
-    page.merge = { text, type: "application/json", from };
+    page.merge = { text, type: "application/json", expires: "", from };
   } else {
     const known = read(siblings[from]);
     page.merge = {
       text: pretty(known),
       type: siblings[from].content_type ?? "text/plain; charset=utf-8",
+      expires: "",
       from,
     };
   }
@@ -33,7 +34,7 @@ export function startMerge(page, from, act) {
 }
 
 /** What is wrong with the merged value: `{kind, text}`, bad if it cannot be written so. */
-export function check({ text, type }) {
+export function check({ text, type, expires = "" }) {
   const size = new TextEncoder().encode(text).length;
   if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+\/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(;.*)?$/.test(type)) {
     return { kind: "bad", text: "The content type must look like text/plain." };
@@ -44,6 +45,9 @@ export function check({ text, type }) {
     } catch (error) {
       return { kind: "bad", text: `Not JSON, though the content type says so: ${error.message}` };
     }
+  }
+  if (seconds(expires) === null) {
+    return { kind: "bad", text: "The time after which it expires is no time that a value can live." };
   }
   if (size === 0) return { kind: "warn", text: "Empty: the key will have a value of no bytes." };
   return { kind: "good", text: `Valid, ${bytes(size)}.` };
@@ -100,6 +104,14 @@ export function mergeEditor(page, act) {
         },
       }),
     ),
+    field(
+      "Expires after",
+      lifetimeInput("merge-expires", merge.expires, seconds(merge.expires) === null, (text) => {
+        merge.expires = text;
+        act.show();
+      }),
+      `${LIFETIMES} Empty: as the bucket says.`,
+    ),
     h("p", { class: `check ${verdict.kind}`, id: "merge-check" }, verdict.text),
     h(
       "div",
@@ -143,9 +155,11 @@ async function write(page, act) {
         : null,
     ],
   });
+  const lives = seconds(page.merge.expires);
   if (yes)
     await act.resolve(
       { value: page.merge.text, content_type: page.merge.type },
       "the merged value is written",
+      lives ? { "Quorate-Expires-In": String(lives) } : {},
     );
 }

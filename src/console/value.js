@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { rows } from "./diff.js";
-import { bytes, many } from "./format.js";
+import { ago, bytes, duration, many, moment } from "./format.js";
 
 /** Longer values are cut until someone asks for all, in characters. */
 const SHOWN_MAX = 20_000;
@@ -53,7 +53,12 @@ export function pretty(known) {
 /** A value, as it is stored. */
 export function valueView(sibling, label) {
   const known = read(sibling);
-  if (known.kind === "deleted") return h("p", { class: "empty" }, "deleted: a write without a value");
+  if (known.kind === "deleted") {
+    const why = sibling.expires_at
+      ? "expired: a write without a value took its place"
+      : "deleted: a write without a value";
+    return h("p", { class: "empty" }, why);
+  }
   const text = pretty(known);
   if (text === "") return h("p", { class: "empty" }, "empty: no bytes");
   const isCut = text.length > SHOWN_MAX && !whole.has(text);
@@ -64,6 +69,45 @@ export function valueView(sibling, label) {
   );
   return isCut ? h("div", null, box, showAll(text)) : box;
 }
+
+/** When a value expires, or when it did; nothing for one that does not. */
+export function expiryView({ expires_at: at, deleted = false }) {
+  if (!at) return null;
+  const over = isOver({ expires_at: at, deleted });
+  return h(
+    "p",
+    { class: "dim small" },
+    over ? `expired ${ago(at)}` : `expires in ${duration(new Date(at) - Date.now())}`,
+    " (at ",
+    h("time", { datetime: at }, moment(at)),
+    over && !deleted ? "); no read shows it, and it will be removed" : ")",
+  );
+}
+
+/** Whether a value has expired: another write may not have taken its place yet. */
+export function isOver({ expires_at: at, deleted }) {
+  return Boolean(at) && (Boolean(deleted) || new Date(at) <= new Date());
+}
+
+/** A text input for how long a value lives, with what is wrong with it. `set` gets what is typed. */
+export function lifetimeInput(id, text, wrong, set) {
+  return h("input", {
+    type: "text",
+    id,
+    value: text,
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-invalid": String(wrong),
+    on: {
+      input() {
+        set(this.value);
+      },
+    },
+  });
+}
+
+/** What can be typed there. */
+export const LIFETIMES = "Such as 90 s, 15 min, 2 h or 7 d, or never.";
 
 // The elements that are drawn may not be those made here, hence `this`.
 function showAll(text) {

@@ -268,6 +268,66 @@ test("numbers beyond what a double holds are read digit by digit", async () => {
   }
 });
 
+test("a lifetime is typed with a unit, and shown so that it can be typed", async () => {
+  const { lifetime, moment, seconds } = await load("format");
+  for (const [text, given] of [
+    ["", undefined],
+    [" ", undefined],
+    ["never", "never"],
+    ["90", 90],
+    ["90 s", 90],
+    [" 15min ", 900],
+    ["2 H", 7200],
+    ["36600 d", 3_162_240_000],
+  ]) {
+    assert.equal(seconds(text), given, text);
+  }
+  for (const text of [
+    "0",
+    "0 s",
+    "-1",
+    "1.5 h",
+    "1 hour",
+    "1 m",
+    "soon",
+    "3162240001",
+    "36601 d",
+    "9".repeat(30),
+  ]) {
+    assert.equal(seconds(text), null, text);
+  }
+  for (const [given, text] of [
+    [null, "never"],
+    [undefined, "never"],
+    [1, "1 s"],
+    [90, "90 s"],
+    [900, "15 min"],
+    [3600, "1 h"],
+    [86_400, "1 d"],
+    [86_401, "86401 s"],
+  ]) {
+    assert.equal(lifetime(given), text);
+    if (typeof given === "number") assert.equal(seconds(lifetime(given)), given);
+  }
+  assert.equal(moment("2026-11-29T18:39:26.123Z"), "2026-11-29 18:39:26 UTC");
+  assert.equal(moment("soon"), "–");
+});
+
+test("what has expired is over, also before it is removed", async () => {
+  const { isOver } = await load("value");
+  const [past, future] = ["2020-01-01T00:00:00.000Z", "2126-01-01T00:00:00.000Z"];
+  assert.deepEqual(
+    [
+      {},
+      { deleted: true },
+      { expires_at: past },
+      { expires_at: past, deleted: true },
+      { expires_at: future },
+    ].map(isOver),
+    [false, false, true, true, false],
+  );
+});
+
 test("elements and fields have their parts, read or not", async () => {
   const { elementsOf, fieldChange, fieldsOf } = await load("typed");
   const part = (dot, content) => ({ dot, content });
