@@ -30,6 +30,8 @@ mod console;
 mod contexts;
 #[path = "contract/dev.rs"]
 mod dev;
+#[path = "contract/expiry.rs"]
+mod expiry;
 #[path = "contract/explain.rs"]
 mod explain;
 #[path = "contract/frames.rs"]
@@ -72,3 +74,5 @@ mod status;
 mod types;
 #[path = "contract/values.rs"]
 mod values;
+#[path = "contract/watches.rs"]
+mod watches;

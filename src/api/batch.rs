@@ -19,7 +19,9 @@ use tokio::time::Instant;
 
 use super::access::Arrival;
 use super::gate::Gate;
-use super::headers::{ACKS, CONTEXT, HINTS, IDEMPOTENCY_KEY, SIBLINGS};
+use super::headers::{
+    ACKS, CONTEXT, EXPIRED, EXPIRES_AT, EXPIRES_IN, HINTS, IDEMPOTENCY_KEY, META_PREFIX, SIBLINGS,
+};
 use super::problem::{Kind, Problem};
 use super::route::{Answer, Route, Shared};
 use super::{body, counted, permit_body, represent, routes, write};
@@ -110,6 +112,25 @@ struct Item {
     idempotency_key: Option<String>,
     if_match: Option<String>,
     if_none_match: Option<String>,
+    expires_in: Option<ExpiresIn>,
+}
+
+/// How long a value lives.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum ExpiresIn {
+    Seconds(u64),
+    /// `never`.
+    Text(String),
+}
+
+impl ExpiresIn {
+    fn text(&self) -> String {
+        match self {
+            Self::Seconds(seconds) => seconds.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
 }
 
 /// Carries out one operation as the request that it stands for.
@@ -174,6 +195,7 @@ impl Item {
             (IDEMPOTENCY_KEY, &self.idempotency_key),
             (IF_MATCH, &self.if_match),
             (IF_NONE_MATCH, &self.if_none_match),
+            (EXPIRES_IN, &self.expires_in.as_ref().map(ExpiresIn::text)),
         ] {
             let Some(text) = text else { continue };
             let value = HeaderValue::try_from(text.as_str());
@@ -219,7 +241,9 @@ async fn result_of(response: Response, has_room: impl FnOnce(usize) -> bool) -> 
     let (status, headers) = (parts.status.as_u16(), &parts.headers);
     let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     result.insert("status".to_owned(), json!(status));
-    for (name, text) in [("context", header(CONTEXT)), ("etag", header(ETAG))] {
+    for (name, text) in
+        [("context", header(CONTEXT)), ("etag", header(ETAG)), ("expires_at", header(EXPIRES_AT))]
+    {
         result.extend(text.map(|text| (name.to_owned(), json!(text))));
     }
     for (name, text) in
@@ -228,6 +252,13 @@ async fn result_of(response: Response, has_room: impl FnOnce(usize) -> bool) -> 
         let number = text.and_then(|text| text.parse::<u64>().ok());
         result.extend(number.map(|number| (name.to_owned(), json!(number))));
     }
+    result.extend(headers.contains_key(EXPIRED).then(|| ("expired".to_owned(), json!(true))));
+    let meta = headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str().strip_prefix(META_PREFIX)?;
+        Some((name.to_owned(), json!(String::from_utf8_lossy(value.as_bytes()))))
+    });
+    let meta: Map<String, Value> = meta.collect();
+    result.extend((!meta.is_empty()).then(|| ("meta".to_owned(), Value::Object(meta))));
     let content_type = header(CONTENT_TYPE);
     if content_type == Some("application/problem+json") {
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -269,12 +300,14 @@ mod tests {
     #[test]
     fn an_operation_is_the_request_that_it_stands_for() {
         let put = json!({"op": "put", "bucket": "b", "key": "user/7 ü?", "value": "v",
-            "content_type": "text/plain", "context": "abc", "if_match": "*"});
+            "content_type": "text/plain", "context": "abc", "if_match": "*",
+            "expires_in": 60});
         let put = request(put, "w=2&r=1&timeout_ms=50").unwrap();
         assert_eq!(put.method(), Method::PUT);
         assert_eq!(put.uri(), "/kv/b/user%2F7%20%C3%BC%3F?w=2&timeout_ms=50");
         assert_eq!(put.headers()["quorate-context"], "abc");
         assert_eq!(put.headers()["if-match"], "*");
+        assert_eq!(put.headers()["quorate-expires-in"], "60");
         let change =
             json!({"op": "change", "bucket": "c", "key": "k", "operation": {"increment": 1}});
         let change = request(change, "").unwrap();

@@ -48,6 +48,7 @@ fn shown(properties: &Properties) -> Value {
     let mut value = json!(properties);
     value["conflicts"] = conflicts(properties.conflicts);
     value["type"] = json!(type_name(properties.conflicts));
+    value["expires_in_s"] = json!(properties.expires_in_s);
     value
 }
 
@@ -66,10 +67,13 @@ pub(super) fn type_name(conflicts: Conflicts) -> &'static str {
 
 /// Only what was set explicitly, without values from the defaults.
 fn set_only(settings: &Settings) -> Value {
-    let data_type = settings.conflicts.and_then(Conflicts::data_type);
-    let conflicts = settings.conflicts.filter(|_| data_type.is_none());
-    let mut value = json!(Settings { conflicts, ..*settings });
-    value["type"] = json!(data_type.map(DataType::name));
+    let Settings { n, r, w, conflicts, sloppy, expires_in_s } = *settings;
+    let data_type = conflicts.and_then(Conflicts::data_type);
+    let conflicts = conflicts.filter(|_| data_type.is_none());
+    let mut value = json!({
+        "n": n, "r": r, "w": w, "conflicts": conflicts, "sloppy": sloppy,
+        "type": data_type.map(DataType::name), "expires_in_s": expires_in_s,
+    });
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, value| !value.is_null());
     }
@@ -169,12 +173,13 @@ impl<'de> Visitor<'de> for WantedVisitor {
     type Value = Wanted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with some of n, r, w, conflicts, type, sloppy")
+        f.write_str("an object with some of n, r, w, conflicts, type, sloppy, expires_in_s")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wanted, A::Error> {
         let mut settings = Settings::default();
         let mut data_type: Option<String> = None;
+        let mut lifetime: Option<Option<u32>> = None; // null, as a bucket without one shows it
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "n" => take(&mut map, "n", &mut settings.n)?,
@@ -183,16 +188,18 @@ impl<'de> Visitor<'de> for WantedVisitor {
                 "conflicts" => take(&mut map, "conflicts", &mut settings.conflicts)?,
                 "type" => take(&mut map, "type", &mut data_type)?,
                 "sloppy" => take(&mut map, "sloppy", &mut settings.sloppy)?,
+                "expires_in_s" => take(&mut map, "expires_in_s", &mut lifetime)?,
                 _ => {
                     let name = super::problem::echo(&name);
                     let detail = format!(
                         "{name}: is no property; the properties are \
-                                          n, r, w, conflicts, type, sloppy"
+                                          n, r, w, conflicts, type, sloppy, expires_in_s"
                     );
                     return Err(A::Error::custom(detail));
                 }
             }
         }
+        settings.expires_in_s = lifetime.flatten();
         if settings.conflicts.is_some_and(|conflicts| conflicts.data_type().is_some()) {
             return Err(A::Error::custom(
                 "conflicts: is siblings or lww; a type is set by \"type\"",
@@ -242,6 +249,9 @@ mod tests {
         assert_eq!((settings.n, settings.r), (Some(5), Some(Count::One)));
         assert_eq!((settings.conflicts, settings.sloppy), (Some(Conflicts::Lww), Some(false)));
         assert_eq!(read("{}").unwrap().settings, Settings::default());
+        let hour = read(r#"{"expires_in_s": 3600}"#).unwrap().settings;
+        assert_eq!(hour.expires_in_s, Some(3600));
+        assert_eq!(read(r#"{"expires_in_s": null}"#).unwrap().settings, Settings::default());
         let typed = read(r#"{"type": "register_lww"}"#).unwrap().settings;
         assert_eq!(typed.conflicts, Some(Conflicts::RegisterLww));
         assert!(read(r#"{"type": "value", "conflicts": "lww"}"#).unwrap().is_untyped);
@@ -259,6 +269,8 @@ mod tests {
             (r#"{"type": "list"}"#, "type: is one of value, counter"),
             (r#"{"type": "set", "conflicts": "lww"}"#, "conflicts: a bucket with a type"),
             (r#"{"sloppy": 1}"#, "sloppy"),
+            (r#"{"expires_in_s": "1h"}"#, "expires_in_s"),
+            (r#"{"expires_in_s": -1}"#, "expires_in_s"),
             (r#"{"N": 3}"#, "N: is no property"),
         ] {
             let problem = body::parse_json::<Wanted>(bad.as_bytes()).err().unwrap();

@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quorate_protocol::explain::{Event, Kind};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::trace_context::TraceParent;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -221,7 +220,7 @@ fn summary(trace: &Trace) -> Value {
     let ended = trace.ended();
     json!({
         "id": id_text(trace.id),
-        "at": represent::rfc3339(Stamp::at(trace.subject.at)),
+        "at": represent::rfc3339(trace.subject.at),
         "method": trace.facts.method,
         "bucket": trace.subject.key.bucket(),
         "key": trace.subject.key.key(),
@@ -239,7 +238,7 @@ fn trace_json(me: NodeId, trace: &Trace) -> Value {
     let facts = &trace.facts;
     json!({
         "id": id_text(trace.id),
-        "at": represent::rfc3339(Stamp::at(trace.subject.at)),
+        "at": represent::rfc3339(trace.subject.at),
         "why": reason_name(trace.reason),
         "method": facts.method,
         "bucket": trace.subject.key.bucket(),

@@ -2,6 +2,7 @@
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use quorate_protocol::lifetime::{LIFETIME_S_MAX, Lifetime};
 use quorate_protocol::object::Metadata;
 
 use super::problem::Problem;
@@ -14,6 +15,12 @@ pub(super) const SIBLINGS: HeaderName = HeaderName::from_static("quorate-sibling
 pub(super) const ACKS: HeaderName = HeaderName::from_static("quorate-acks");
 /// How many of those keep it as a hint.
 pub(super) const HINTS: HeaderName = HeaderName::from_static("quorate-hints");
+/// How long the written value lives.
+pub(super) const EXPIRES_IN: HeaderName = HeaderName::from_static("quorate-expires-in");
+/// When the value that is shown expires.
+pub(super) const EXPIRES_AT: HeaderName = HeaderName::from_static("quorate-expires-at");
+/// The key has no value because what it had has expired.
+pub(super) const EXPIRED: HeaderName = HeaderName::from_static("quorate-expired");
 /// The epoch of the layout that the node follows: part of every response, so that clients notice a change
 /// of the members.
 pub(super) const EPOCH: HeaderName = HeaderName::from_static("quorate-epoch");
@@ -83,6 +90,39 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Prob
         return Err(Problem::bad_header("Idempotency-Key", detail));
     }
     Ok(Some(bytes))
+}
+
+/// `Quorate-Expires-In`; without it, what the bucket says.
+///
+/// # Errors
+/// 400 unless it is a number of seconds within its range, or `never`.
+pub(super) fn lifetime(headers: &HeaderMap) -> Result<Lifetime, Problem> {
+    let Some(value) = single(headers, &EXPIRES_IN)? else { return Ok(Lifetime::OfBucket) };
+    let text = value.as_bytes();
+    if text == b"never" {
+        return Ok(Lifetime::Unlimited);
+    }
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| is_number);
+    let seconds = number.and_then(|number| number.parse().ok());
+    match seconds.filter(|seconds| (1..=LIFETIME_S_MAX).contains(seconds)) {
+        Some(seconds) => Ok(Lifetime::Limited { seconds }),
+        None => {
+            let detail = format!("must be seconds, from 1 to {LIFETIME_S_MAX}, or never");
+            Err(Problem::bad_header("Quorate-Expires-In", &detail))
+        }
+    }
+}
+
+/// Refuses `Quorate-Expires-In` on what writes no value.
+///
+/// # Errors
+/// 400 that names it.
+pub(super) fn refuse_lifetime(headers: &HeaderMap, why: &str) -> Result<(), Problem> {
+    match headers.contains_key(&EXPIRES_IN) {
+        true => Err(Problem::bad_header("Quorate-Expires-In", why)),
+        false => Ok(()),
+    }
 }
 
 /// The metadata that a PUT gives its value: `Content-Type`, the other representation headers, and
@@ -192,6 +232,22 @@ pub(super) mod tests {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn a_lifetime_is_seconds_or_never() {
+        let of = |text: &str| lifetime(&headers(&[("Quorate-Expires-In", text)])).ok();
+        assert_eq!(lifetime(&HeaderMap::new()).ok(), Some(Lifetime::OfBucket));
+        assert_eq!(of("never"), Some(Lifetime::Unlimited));
+        assert_eq!(of("1"), Some(Lifetime::Limited { seconds: 1 }));
+        assert_eq!(of("3162240000"), Some(Lifetime::Limited { seconds: LIFETIME_S_MAX }));
+        for bad in
+            ["", "0", "-1", "+1", "1.5", "1s", "3162240001", "99999999999", "Never", "\u{660}"]
+        {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        let twice = headers(&[("Quorate-Expires-In", "1"), ("Quorate-Expires-In", "1")]);
+        assert!(lifetime(&twice).is_err());
     }
 
     #[test]

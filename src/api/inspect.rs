@@ -166,6 +166,7 @@ mod tests {
                 value: Some(Bytes::from_static(b"v")),
                 metadata: Metadata::default(),
                 stamp: Stamp(1),
+                expires: None,
                 writer: NodeId::parse("n1").unwrap(),
                 write_id: WriteId([*actor as u8; 16]),
             });

@@ -3,7 +3,6 @@
 use axum::extract::Request;
 use quorate_engine::background::jobs::JobView;
 use quorate_engine::background::registry;
-use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use serde_json::{Value, json};
 
@@ -22,7 +21,7 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
 
 /// A job, and the share of a core that it may take, in percent: as configured, and at the current load.
 fn job(job: &JobView, share: Option<(u32, f64)>) -> Value {
-    let date = |at: WallTime| represent::rfc3339(Stamp::at(at));
+    let date = |at: WallTime| represent::rfc3339(at);
     let (done, of) = job.progress.unzip();
     let (failed_at, error) = job.error.clone().unzip();
     let (share, share_now) = share.unzip();

@@ -22,7 +22,7 @@ use super::query::{Params, unfit};
 use super::represent::Representation;
 use super::route::Answer;
 use super::write::{Change, WriteRequest};
-use super::{body, headers, permit_body, represent, write};
+use super::{body, headers, permit_body, represent, wait, write};
 use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::limits::sizes::LARGE_BYTES;
 use quorate_engine::node::Node;
@@ -34,7 +34,7 @@ use quorate_engine::ops::explain::{Facts, Recorder};
 const AROUND_A_VALUE_BYTES: usize = 1024;
 
 /// A parsed GET or HEAD.
-struct ReadRequest {
+pub(super) struct ReadRequest {
     key: Key,
     headers: HeaderMap,
     conflicts: Conflicts,
@@ -45,8 +45,13 @@ struct ReadRequest {
 
 impl ReadRequest {
     /// Parses the request: how to render the response, and how to read.
-    fn parse(gate: &Gate, request: Request) -> Result<(Self, (ClusterView, Terms), Pass), Problem> {
-        let (parts, _) = request.into_parts();
+    ///
+    /// # Errors
+    /// 400 if anything is invalid, and those of the gate.
+    pub(super) fn parse(
+        gate: &Gate,
+        parts: Parts,
+    ) -> Result<(Self, (ClusterView, Terms), Pass), Problem> {
         let key = gate.key(&parts.uri)?;
         let params = gate.params(&parts.uri)?;
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
@@ -68,7 +73,11 @@ impl ReadRequest {
         Ok((question, (view, terms), pass))
     }
 
-    fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
+    /// Renders what was read.
+    ///
+    /// # Errors
+    /// 404 if there is nothing to show.
+    pub(super) fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
         let accept = self.headers.get(ACCEPT);
         let look = Representation {
             contexts: &node.contexts,
@@ -103,7 +112,16 @@ fn confine(headers: &mut HeaderMap) {
 
 /// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.
 pub(super) async fn get(gate: Gate, request: Request) -> Answer {
-    let (question, (view, terms), mut pass) = ReadRequest::parse(&gate, request)?;
+    let (parts, _) = request.into_parts();
+    let params = gate.params(&parts.uri)?;
+    if let Some(wait_ms) = params.wait_ms {
+        if params.explain {
+            let detail = "a request that waits cannot be explained";
+            return Err(Problem::bad_parameter("wait_ms", detail));
+        }
+        return Box::pin(wait::get(gate, parts, wait_ms)).await;
+    }
+    let (question, (view, terms), mut pass) = ReadRequest::parse(&gate, parts)?;
     let node = gate.node;
     let facts = Facts::of_read(&terms, pass.timeout_ms);
     let (recorder, explained) = question.wish.begin((&node, &view), &question.key, facts);
@@ -197,6 +215,7 @@ pub(super) async fn delete(gate: Gate, request: Request) -> Answer {
 async fn put_tombstone(gate: &Gate, parts: &Parts) -> Answer {
     let key = gate.key(&parts.uri)?;
     let params = gate.params(&parts.uri)?;
+    headers::refuse_lifetime(&parts.headers, "a delete writes no value that could expire")?;
     let ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (_, pass) = gate.enter_if(&params, |node| ask.check(node))?;
     let id = ask.write_id(&Metadata::default(), &[]);

@@ -53,6 +53,7 @@ mod routes;
 mod siblings;
 mod types;
 mod unread;
+mod wait;
 mod who;
 mod write;
 

@@ -34,9 +34,13 @@ pub(super) struct Params {
     pub(super) node: Option<NodeId>,
     pub(super) partition: Option<u16>,
     pub(super) epoch: Option<u64>,
+    /// How long to wait for something new, in milliseconds.
+    pub(super) wait_ms: Option<u64>,
     pub(super) phase: Option<Phase>,
 }
 
+/// The longest wait for something new, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
 /// The largest page of a listing, in rows. Bounds the work of one request.
 pub(super) const LIMIT_MAX: usize = 1000;
 
@@ -72,6 +76,7 @@ impl Params {
             "n" => self.n = Some(count(value)?),
             "r" => self.r = Some(count(value)?),
             "w" => self.w = Some(count(value)?),
+            "wait_ms" => self.wait_ms = Some(number(value, WAIT_MS_MAX)?),
             "timeout_ms" => self.timeout_ms = Some(number(value, u64::MAX)?),
             "sloppy" => self.sloppy = Some(boolean(value)?),
             "return_body" => self.return_body = boolean(value)?,

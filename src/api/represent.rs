@@ -17,7 +17,9 @@ use quorate_protocol::view::{View, context_of};
 use serde_json::{Map, Value, json};
 
 use super::conditions::ReadConditions;
-use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, SIBLINGS, kept_name};
+use super::headers::{
+    CONTENT_TYPE_DEFAULT, CONTEXT, EXPIRED, EXPIRES_AT, META_PREFIX, SIBLINGS, kept_name,
+};
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::{multipart, types};
@@ -49,7 +51,7 @@ impl Representation<'_> {
     /// 404: never written, deleted (with a context, since there is nothing more to see), or no such
     /// sibling.
     pub(super) fn at(&self, object: &Object) -> Result<Response, Problem> {
-        let view = View::of(object, self.conflicts);
+        let view = View::of(object, self.conflicts, self.now);
         if matches!(view, View::Absent | View::Deleted) && self.conditions.fails(None) {
             return Err(condition_failed());
         }
@@ -58,9 +60,17 @@ impl Representation<'_> {
                 return Err(Problem::new(Kind::KeyNotFound, "the key was never written"));
             }
             View::Deleted => {
-                let problem =
-                    Problem::new(Kind::KeyDeleted, "the key was written and then deleted");
-                return Err(problem.header(CONTEXT, self.context(object)));
+                let has_expired = object.has_expired(self.now);
+                let detail = match has_expired {
+                    true => "the key's value has expired",
+                    false => "the key was written and then deleted",
+                };
+                let problem = Problem::new(Kind::KeyDeleted, detail);
+                let problem = problem.header(CONTEXT, self.context(object));
+                return Err(match has_expired {
+                    true => problem.header(EXPIRED, HeaderValue::from_static("true")),
+                    false => problem,
+                });
             }
             View::One(sibling) => vec![sibling],
             View::Many(siblings) => siblings,
@@ -257,6 +267,9 @@ pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling, modified_s: u
     let modified = Duration::from_secs(modified_s.min(SECONDS_MAX));
     let modified = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + modified);
     headers.insert(LAST_MODIFIED, header_of(modified));
+    if let Some(at) = sibling.expires {
+        headers.insert(EXPIRES_AT, header_of(rfc3339(at)));
+    }
     for (name, value) in &sibling.metadata.user {
         let name = match kept_name(name) {
             Some(kept) => HeaderName::try_from(kept),
@@ -276,7 +289,10 @@ pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     set("dot", json!(sibling.dot.to_string()));
     set("writer", json!(sibling.writer));
-    set("written_at", json!(rfc3339(sibling.stamp)));
+    set("written_at", json!(rfc3339(sibling.stamp.wall_time())));
+    if let Some(at) = sibling.expires {
+        set("expires_at", json!(rfc3339(at)));
+    }
     if sibling.is_part() {
         set("part", json!(sibling.part.name()));
         set("content", types::part_json(sibling));
@@ -316,14 +332,10 @@ pub(super) fn json_with(later: Later, value: &Value) -> Response {
     response
 }
 
-/// A stamp in RFC 3339, to the millisecond.
-pub(super) fn rfc3339(stamp: Stamp) -> String {
-    humantime::format_rfc3339_millis(time(stamp)).to_string()
-}
-
-fn time(stamp: Stamp) -> SystemTime {
-    let ms = stamp.wall_time().0.min(SECONDS_MAX * 1000);
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+/// A time in RFC 3339, to the millisecond.
+pub(super) fn rfc3339(at: WallTime) -> String {
+    let since = Duration::from_millis(at.0.min(SECONDS_MAX * 1000));
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Per request: an ID, a span for its log lines, counters and latency.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
 use tokio::time::Instant;
@@ -9,6 +11,7 @@ use super::access::{Arrival, Connection};
 use super::counted;
 use super::headers::REQUEST_ID;
 use super::route::Route;
+use super::wait::Waited;
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::metrics::totals::Metrics;
 
@@ -54,7 +57,8 @@ impl RequestTrace {
         route: Option<&'static Route>,
         mut response: Response,
     ) -> Response {
-        let (took, status) = (self.at.elapsed(), response.status());
+        let waited = response.extensions().get().map_or(Duration::ZERO, |Waited(time)| *time);
+        let (took, status) = (self.at.elapsed().saturating_sub(waited), response.status());
         let operation = route.map_or(Operation::Other, |route| route.counted);
         metrics.requests.answered(operation, counted::outcome(&response), took);
         if let Some(asked) = self.access {

@@ -66,7 +66,8 @@ const fn of_cluster(action: Action) -> Needs {
 routes! {
     /// Read a value
     GET_KEY: GET "/kv/{bucket}/{key}" => kv::get,
-        of_key(Read), Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
+        of_key(Read), Reads, OfRequest, Get,
+        ["r", "n", "timeout_ms", "sloppy", "sibling", "explain", "wait_ms"];
     /// Write a value
     PUT_KEY: PUT "/kv/{bucket}/{key}" => kv::put,
         of_key(Write), Requests, OfRequest, Put,

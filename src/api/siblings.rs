@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use quorate_protocol::clock::Dot;
+use quorate_protocol::lifetime::Lifetime;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Metadata;
 use quorate_protocol::view::View;
@@ -90,7 +91,7 @@ async fn resolve_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let key = gate.key(&parts.uri)?;
     let params = gate.params(&parts.uri)?;
     body::check_json_type(parts)?;
-    let ask = WriteRequest::parse(gate, parts, key, &params)?;
+    let mut ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (_, mut pass) = gate.enter_if(&params, |node| fits(&ask, node))?;
     let node = &gate.node;
     let value_bytes_max = node.config.limits.value_bytes_max;
@@ -100,18 +101,24 @@ async fn resolve_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let text = body::read(body, json_bytes_max, body_ms, &mut pass.permit).await?;
     pass.permit.add_bytes(text.len())?; // for its content, which is no longer than the text
     let resolution: Resolution = body::parse_json(&text)?;
-    let (metadata, value) = match resolution.keep {
+    let (metadata, value, lifetime) = match resolution.keep {
         Some(ref dot) => {
             let dot = kept_dot(dot, &resolution)?;
             kept(node, &ask, &params, dot, &pass).await?
         }
-        None => new_value(parts, resolution)?,
+        None => {
+            let (metadata, value) = new_value(parts, resolution)?;
+            (metadata, value, Lifetime::OfBucket)
+        }
     };
     if value.as_ref().is_some_and(|value| value.len() > value_bytes_max) {
         let detail = format!("a value may have at most {value_bytes_max} bytes");
         return Err(Problem::new(Kind::TooLarge, detail).fact("max", value_bytes_max));
     }
     let id = ask.write_id(&metadata, &text);
+    if ask.lifetime == Lifetime::OfBucket {
+        ask.lifetime = lifetime;
+    }
     ask.carry_out(node, id, Change::Value(metadata, value), pass).await
 }
 
@@ -137,14 +144,14 @@ fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
     dot.parse().map_err(|error| Problem::new(Kind::BadBody, format!("keep: {error}")))
 }
 
-/// The sibling with this dot, if a read of R still returns it.
+/// The sibling with this dot, if a read of R still returns it, and how long it still has to live.
 async fn kept(
     node: &Arc<Node>,
     ask: &WriteRequest<'_>,
     params: &Params,
     dot: Dot,
     pass: &Pass,
-) -> Result<(Metadata, Option<Bytes>), Problem> {
+) -> Result<(Metadata, Option<Bytes>, Lifetime), Problem> {
     let gone = |detail: &str| Problem::new(Kind::SiblingGone, detail).fact("keep", dot.to_string());
     if !ask.seen().is_some_and(|seen| seen.clock.covers(dot)) {
         return Err(gone("the context has not seen this sibling; read the key again"));
@@ -154,7 +161,7 @@ async fn kept(
     let (view, terms) = kv::read_terms(node, &ask.key, &of_read)?;
     let conflicts = terms.conflicts;
     let (object, _pass) = kv::read(node, &ask.key, (view, terms), pass.another(node)?).await?;
-    let shown = match View::of(&object, conflicts) {
+    let shown = match View::of(&object, conflicts, node.now()) {
         View::Absent | View::Deleted | View::Typed => Vec::new(),
         View::One(sibling) => vec![sibling],
         View::Many(siblings) => siblings,
@@ -162,7 +169,8 @@ async fn kept(
     let sibling = shown.into_iter().find(|sibling| sibling.dot == dot);
     let sibling =
         sibling.ok_or_else(|| gone("another write has superseded it; read the key again"))?;
-    Ok((sibling.metadata.clone(), sibling.value.clone()))
+    let lifetime = Lifetime::until(sibling.expires, node.now());
+    Ok((sibling.metadata.clone(), sibling.value.clone(), lifetime))
 }
 
 fn new_value(parts: &Parts, resolution: Resolution) -> Result<(Metadata, Option<Bytes>), Problem> {

@@ -27,7 +27,7 @@ use super::headers::CONTEXT;
 use super::problem::{Kind, Problem};
 use super::route::Answer;
 use super::write::{Change, WriteRequest};
-use super::{body, conditions, kv, permit_body, represent, write};
+use super::{body, conditions, headers, kv, permit_body, represent, write};
 use quorate_engine::node::Node;
 
 /// The longest operation, in bytes of JSON: escapes make it longer than its content.
@@ -157,6 +157,7 @@ async fn change_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let params = gate.params(&parts.uri)?;
     body::check_json_type(parts)?;
     conditions::refuse_all(&parts.headers)?;
+    headers::refuse_lifetime(&parts.headers, "typed values do not expire")?;
     let ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (data_type, mut pass) = gate.enter_if(&params, |node| fits(&ask, node))?;
     let node = &gate.node;

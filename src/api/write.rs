@@ -11,6 +11,7 @@ use quorate_protocol::access::Action;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::context::{Context, ContextKeys};
 use quorate_protocol::data_type::Operation;
+use quorate_protocol::lifetime::Lifetime;
 use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
@@ -48,6 +49,8 @@ pub(super) struct WriteRequest<'a> {
     context: Option<(&'a str, Context)>,
     condition: Option<Condition>,
     idempotency_key: Option<&'a [u8]>,
+    /// How long the value lives.
+    pub(super) lifetime: Lifetime,
     wish: Wish,
 }
 
@@ -67,6 +70,7 @@ impl<'a> WriteRequest<'a> {
         }
         let condition = conditions::condition(&parts.headers)?;
         let idempotency_key = headers::idempotency_key(&parts.headers)?;
+        let lifetime = headers::lifetime(&parts.headers)?;
         let context = match headers::context(&parts.headers)? {
             Some(text) => Some((text, gate.node.contexts.verify(&key, text)?)),
             None => None,
@@ -81,6 +85,7 @@ impl<'a> WriteRequest<'a> {
             context,
             condition,
             idempotency_key,
+            lifetime,
             wish,
         })
     }
@@ -126,6 +131,12 @@ impl<'a> WriteRequest<'a> {
             feed(&mut hasher, value.as_bytes());
         }
         feed(&mut hasher, body);
+        // Last, and only if it is said: else the same request had another id before there were lifetimes.
+        match self.lifetime {
+            Lifetime::OfBucket => {}
+            Lifetime::Unlimited => feed(&mut hasher, b"never"),
+            Lifetime::Limited { seconds } => feed(&mut hasher, &seconds.to_le_bytes()),
+        }
         WriteId(first_half(&hasher.finalize()))
     }
 
@@ -180,6 +191,7 @@ impl<'a> WriteRequest<'a> {
                 write_id,
                 operation,
                 value,
+                lifetime: self.lifetime,
                 ..Draft::default()
             },
             asked: self.asked,

@@ -38,7 +38,9 @@ impl Cluster {
                 let reads = paths.map(|path| self.at(self.some(0)).get(&path).try_answer());
                 for (key, read) in some.iter().zip(join_all(reads).await) {
                     let read = read.unwrap();
-                    if read.status == 503 || (read.status == 404 && read.context().is_some()) {
+                    let is_deleted = read.status == 404 && read.context().is_some();
+                    let expires = read.header("quorate-expires-at").is_some();
+                    if read.status == 503 || is_deleted || expires {
                         remembered.push(key.clone());
                     }
                 }

@@ -55,6 +55,8 @@ const SETTINGS: &str = "\
 [deletes]
 grace_ms = 2000
 reap_ms = 300
+expire_ms = 300
+expired_age_ms = 500
 [anti_entropy]
 interval_ms = 1000
 [timeouts]
@@ -174,7 +176,7 @@ impl Stage {
     fn set(plan: Plan, cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
         let max = if plan.layouts { DESCRIPTORS_GROWN_MAX } else { DESCRIPTORS_MAX };
         (1..=cluster.process_count()).for_each(|number| cluster.limit_descriptors(number, max));
-        let work = Arc::new(Work::new(cluster.clone()));
+        let work = Arc::new(Work::new(cluster.clone(), !plan.restores));
         Self {
             clients: Clients::start(&work, plan.seed, (10, 2, 2)),
             slow: slow::start(&cluster),

@@ -38,6 +38,8 @@ pub enum Saw {
     /// The cluster decides what the write supersedes: a delete without a context, a condition, or
     /// an `lww` bucket. [`History::minted`] may tell later.
     Whatever,
+    /// A node wrote by itself: some of these, it is not known which.
+    Some(BTreeSet<WriteNo>),
 }
 
 /// The outcome of one attempt at a write.
@@ -115,14 +117,14 @@ impl Write {
         match (mints.next(), &self.saw) {
             (Some(first), _) => mints.fold(first.clone(), |all, mint| &all & mint),
             (None, Saw::These(seen)) => seen.clone(),
-            (None, Saw::Whatever) => BTreeSet::new(),
+            (None, Saw::Whatever | Saw::Some(_)) => BTreeSet::new(),
         }
     }
 
     /// What some copy of it may have seen directly; `None` means anything.
     fn saw_perhaps(&self) -> Option<impl Iterator<Item = WriteNo>> {
         let client = match &self.saw {
-            Saw::These(seen) => Some(seen),
+            Saw::These(seen) | Saw::Some(seen) => Some(seen),
             Saw::Whatever if self.mints.is_empty() => return None,
             Saw::Whatever => None,
         };
@@ -156,6 +158,13 @@ impl History {
             shown_under: BTreeSet::new(),
         });
         WriteNo(self.writes.len() as u32 - 1)
+    }
+
+    /// A write that a node made by itself ([`Saw::Some`]) may have seen this one as well.
+    pub fn may_have_seen(&mut self, write: WriteNo, seen: WriteNo) {
+        if let Some(Write { saw: Saw::Some(some), .. }) = self.writes.get_mut(write.0 as usize) {
+            some.insert(seen);
+        }
     }
 
     /// A request for the write goes out: the first, or a retry under the same write id.

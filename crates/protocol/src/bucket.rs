@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data_type::DataType;
+use crate::lifetime::LIFETIME_S_MAX;
 use crate::quorum::Count;
 
 /// What a client is shown when writes conflict.
@@ -83,6 +84,10 @@ pub struct Properties {
     pub conflicts: Conflicts,
     /// Whether fallbacks count when home replicas are down.
     pub sloppy: bool,
+    /// How long values live for which a write says nothing else, in seconds; `None` for ever. No default
+    /// that nodes compare: it is set for a bucket.
+    #[serde(skip)]
+    pub expires_in_s: Option<u32>,
 }
 
 impl Default for Properties {
@@ -93,12 +98,14 @@ impl Default for Properties {
             w: Count::Quorum,
             conflicts: Conflicts::Siblings,
             sloppy: true,
+            expires_in_s: None,
         }
     }
 }
 
 /// What was set explicitly for a bucket; a field that is `None` follows the node's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Code", into = "Code")]
 pub struct Settings {
     /// Replicas of each key.
     pub n: Option<u16>,
@@ -110,6 +117,50 @@ pub struct Settings {
     pub conflicts: Option<Conflicts>,
     /// Whether fallbacks count.
     pub sloppy: Option<bool>,
+    /// How long values live for which a write says nothing else, in seconds; `None` for ever.
+    pub expires_in_s: Option<u32>,
+}
+
+/// Settings as they are encoded. Those of a bucket whose values live for ever are what earlier releases
+/// write and read: the two variants of [`Replicas`] that they know are an `Option` to them.
+#[derive(Serialize, Deserialize)]
+struct Code {
+    n: Replicas,
+    r: Option<Count>,
+    w: Option<Count>,
+    conflicts: Option<Conflicts>,
+    sloppy: Option<bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Replicas {
+    Unset,
+    Set(u16),
+    AndLifetime { n: Option<u16>, expires_in_s: u32 },
+}
+
+impl From<Settings> for Code {
+    fn from(settings: Settings) -> Self {
+        let Settings { n, r, w, conflicts, sloppy, expires_in_s } = settings;
+        let n = match (n, expires_in_s) {
+            (n, Some(expires_in_s)) => Replicas::AndLifetime { n, expires_in_s },
+            (Some(n), None) => Replicas::Set(n),
+            (None, None) => Replicas::Unset,
+        };
+        Self { n, r, w, conflicts, sloppy }
+    }
+}
+
+impl From<Code> for Settings {
+    fn from(code: Code) -> Self {
+        let Code { n, r, w, conflicts, sloppy } = code;
+        let (n, expires_in_s) = match n {
+            Replicas::Unset => (None, None),
+            Replicas::Set(n) => (Some(n), None),
+            Replicas::AndLifetime { n, expires_in_s } => (n, Some(expires_in_s)),
+        };
+        Self { n, r, w, conflicts, sloppy, expires_in_s }
+    }
 }
 
 /// Why properties are invalid.
@@ -133,6 +184,15 @@ pub enum PropertiesError {
         /// The bucket's n.
         n: u16,
     },
+    /// `expires_in_s` is zero or too long.
+    #[error("expires_in_s must be from 1 to {LIFETIME_S_MAX}, not {seconds}")]
+    Lifetime {
+        /// The lifetime asked for, in seconds.
+        seconds: u32,
+    },
+    /// Values would have both a type and an end.
+    #[error("expires_in_s: the values of a bucket with a type do not expire")]
+    TypedLifetime,
 }
 
 impl Settings {
@@ -148,6 +208,7 @@ impl Settings {
             w: cap(self.w.unwrap_or(defaults.w)),
             conflicts: self.conflicts.unwrap_or(defaults.conflicts),
             sloppy: self.sloppy.unwrap_or(defaults.sloppy),
+            expires_in_s: self.expires_in_s.or(defaults.expires_in_s),
         }
     }
 
@@ -161,6 +222,14 @@ impl Settings {
             && (n == 0 || n > nodes)
         {
             return Err(PropertiesError::Replicas { n, nodes });
+        }
+        if let Some(seconds) = self.expires_in_s {
+            if !(1..=LIFETIME_S_MAX).contains(&seconds) {
+                return Err(PropertiesError::Lifetime { seconds });
+            }
+            if self.conflicts.and_then(Conflicts::data_type).is_some() {
+                return Err(PropertiesError::TypedLifetime);
+            }
         }
         let n = self.over(defaults).n.min(nodes.max(1));
         for (name, count) in [("r", self.r), ("w", self.w)] {
@@ -192,5 +261,44 @@ mod tests {
         let w2 = Settings { w: Some(Count::Exactly(2)), ..Settings::default() };
         let error = w2.check(&defaults, 1);
         assert_eq!(error, Err(PropertiesError::Count { name: "w", count: 2, n: 1 }));
+    }
+
+    /// What an earlier release wrote is read, and is written for it as long as it can read it.
+    #[test]
+    fn settings_without_a_lifetime_are_encoded_as_before() {
+        #[derive(Serialize, Deserialize, PartialEq, Debug)]
+        struct Earlier {
+            n: Option<u16>,
+            r: Option<Count>,
+            w: Option<Count>,
+            conflicts: Option<Conflicts>,
+            sloppy: Option<bool>,
+        }
+        let encode = |settings: &Settings| postcard::to_stdvec(settings).unwrap_or_default();
+        for n in [None, Some(300)] {
+            let earlier =
+                Earlier { n, r: None, w: Some(Count::All), conflicts: None, sloppy: None };
+            let settings = Settings { n, w: Some(Count::All), ..Settings::default() };
+            assert_eq!(postcard::to_stdvec(&earlier), Ok(encode(&settings)));
+            let expiring = Settings { expires_in_s: Some(70_000), ..settings };
+            for settings in [settings, expiring] {
+                assert_eq!(postcard::from_bytes(&encode(&settings)), Ok(settings));
+            }
+            assert!(postcard::from_bytes::<Earlier>(&encode(&expiring)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_within_its_range_and_of_values_without_a_type() {
+        let of = |seconds, conflicts| {
+            let settings =
+                Settings { expires_in_s: Some(seconds), conflicts, ..Settings::default() };
+            settings.check(&Properties::default(), 3)
+        };
+        assert_eq!((of(1, None), of(LIFETIME_S_MAX, Some(Conflicts::Lww))), (Ok(()), Ok(())));
+        for seconds in [0, LIFETIME_S_MAX + 1] {
+            assert_eq!(of(seconds, None), Err(PropertiesError::Lifetime { seconds }));
+        }
+        assert_eq!(of(1, Some(Conflicts::Set)), Err(PropertiesError::TypedLifetime));
     }
 }

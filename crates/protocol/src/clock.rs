@@ -114,6 +114,11 @@ impl Clock {
         other.entries.iter().all(|dot| self.covers(*dot))
     }
 
+    /// The dot of the next write that `actor` mints.
+    pub fn next_of(&self, actor: Actor) -> Dot {
+        Dot { actor, counter: self.counter(actor) + 1 }
+    }
+
     /// Claims `dot` and all earlier ones of its actor.
     pub fn advance(&mut self, dot: Dot) {
         if dot.counter == 0 {

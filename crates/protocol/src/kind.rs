@@ -2,7 +2,7 @@
 //!
 //! The first byte of an encoded object says both: its low four bits are the format, from 1, its
 //! high four bits the kind. So they are in the row and in whatever is sent to peers, in one place.
-//! Values begin with the byte 1, typed values with 17. Kind and format 15
+//! Values begin with the byte 1, typed values with 17, what expires with 33. Kind and format 15
 //! and format 0 are never given: bytes that say so are damaged. A release that gives a new kind or
 //! format raises the format of the store as well, before it writes the first one, so that older
 //! releases refuse that store (docs/decisions/0026-row-formats-and-kinds.md).
@@ -16,6 +16,8 @@ pub enum Kind {
     Value,
     /// Parts of a typed value ([`crate::data_type`]), and perhaps siblings beside them.
     Typed,
+    /// Siblings, or parts too, of which at least one says when it expires ([`crate::lifetime`]).
+    Expiring,
 }
 
 /// The format in which this release writes objects of every kind.
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Self::Value => 0,
             Self::Typed => 1,
+            Self::Expiring => 2,
         }
     }
 
@@ -47,7 +50,8 @@ impl Kind {
             (NONE, _) | (_, 0 | NONE) => Err(DecodeError::Damaged),
             (0, FORMAT) => Ok(Self::Value),
             (1, FORMAT) => Ok(Self::Typed),
-            (0 | 1, format) => Err(DecodeError::Format(format)),
+            (2, FORMAT) => Ok(Self::Expiring),
+            (0..=2, format) => Err(DecodeError::Format(format)),
             (kind, _) => Err(DecodeError::Kind(kind)),
         }
     }
@@ -65,11 +69,13 @@ mod tests {
                 (15, _) | (_, 0 | 15) => Err(DecodeError::Damaged),
                 (0, 1) => Ok(Kind::Value),
                 (1, 1) => Ok(Kind::Typed),
-                (0 | 1, format) => Err(DecodeError::Format(format)),
+                (2, 1) => Ok(Kind::Expiring),
+                (0..=2, format) => Err(DecodeError::Format(format)),
                 (kind, _) => Err(DecodeError::Kind(kind)),
             };
             assert_eq!(Kind::of(byte), expected, "{byte:#04x}");
         }
-        assert_eq!((Kind::Value.first_byte(), Kind::Typed.first_byte()), (1, 17));
+        let bytes = [Kind::Value, Kind::Typed, Kind::Expiring].map(Kind::first_byte);
+        assert_eq!(bytes, [1, 17, 33]);
     }
 }

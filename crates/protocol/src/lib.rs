@@ -47,6 +47,7 @@ pub mod handshake;
 pub mod hex;
 pub mod kind;
 pub mod layout;
+pub mod lifetime;
 pub mod listing;
 pub mod message;
 pub mod mutation;

@@ -84,6 +84,11 @@ mutations! {
     StaleTaken, "stale-taken", "objects are accepted however long they were in flight";
     ReapWithoutFullProof, "reap-without-full-proof", "a silent node counts as having confirmed";
     DropUnnoted, "drop-unnoted", "a node that dropped a hint still confirms";
+    // Expiry.
+    ExpiredDropped, "expired-dropped", "a row whose values have expired is dropped, with its clock";
+    TombstoneCoversLater, "tombstone-covers-later", "the tombstone of an expiry covers what has not expired";
+    LifetimeRestarts, "lifetime-restarts", "a replica counts a value's lifetime from when it gets it";
+    ExpiredShown, "expired-shown", "a read shows what has expired until it is removed";
     // Nodes that come back behind.
     BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";
     PeersForgotten, "peers-forgotten", "a start forgets what was known of peers' disks";

@@ -18,6 +18,7 @@ use crate::hex::hex;
 use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::stamp::Stamp;
+use crate::time::WallTime;
 
 pub use self::encoding::SIBLINGS_DECODE_MAX;
 
@@ -65,6 +66,9 @@ pub struct Sibling {
     pub metadata: Metadata,
     /// When it was written, in hybrid-logical time.
     pub stamp: Stamp,
+    /// From when on it is not shown ([`crate::lifetime`]); `None` for never. A tombstone has it if it took
+    /// the place of values that had expired.
+    pub expires: Option<WallTime>,
     /// The node that minted it (informational; no decision depends on it).
     pub writer: NodeId,
     /// The client request that it came from.
@@ -75,6 +79,11 @@ impl Sibling {
     /// Whether this sibling is a delete.
     pub fn is_tombstone(&self) -> bool {
         self.value.is_none()
+    }
+
+    /// Whether this has expired by `now`, or took the place of what had.
+    pub fn is_over(&self, now: WallTime) -> bool {
+        self.expires.is_some_and(|at| at <= now || self.is_tombstone())
     }
 
     /// Whether this is a part of a typed value rather than a value of its own.
@@ -164,7 +173,7 @@ impl Object {
 
     /// Whether a client must be shown more than one sibling: several, at least one of them live.
     /// Tombstones alone are simply "deleted"; siblings of one request count once; parts of a typed value
-    /// are no conflict.
+    /// are no conflict. What has expired counts until it is removed.
     pub fn is_conflict(&self) -> bool {
         !self.is_deleted() && self.shown().len() > 1
     }
@@ -176,7 +185,7 @@ impl Object {
 
     /// The siblings as clients see them: of several that came from one request (a retried forward)
     /// only the first by dot, since the others are duplicates of the value. Parts of a typed value are not
-    /// among them.
+    /// among them, nor are tombstones of what had expired.
     pub fn shown(&self) -> Vec<&Sibling> {
         if let [only] = self.siblings.as_slice()
             && !only.is_part()
@@ -184,8 +193,32 @@ impl Object {
             return vec![only]; // almost always
         }
         let mut requests = BTreeSet::new();
-        let values = self.siblings.iter().filter(|sibling| !sibling.is_part());
-        values.filter(|sibling| requests.insert(sibling.write_id)).collect()
+        let is_shown = |s: &&Sibling| !s.is_part() && (!s.is_tombstone() || s.expires.is_none());
+        let shown = self.siblings.iter().filter(is_shown);
+        shown.filter(|sibling| requests.insert(sibling.write_id)).collect()
+    }
+
+    /// Of [`Object::shown`] those that have not expired.
+    pub fn shown_at(&self, now: WallTime) -> Vec<&Sibling> {
+        let mut shown = self.shown();
+        shown.retain(|sibling| !sibling.is_over(now));
+        shown
+    }
+
+    /// When the first of its values expires; `None` if none does.
+    pub fn next_expiry(&self) -> Option<WallTime> {
+        let values = self.siblings.iter().filter(|sibling| !sibling.is_tombstone());
+        values.filter_map(|sibling| sibling.expires).min()
+    }
+
+    /// Whether anything in it has expired by `now`.
+    pub fn has_expired(&self, now: WallTime) -> bool {
+        self.siblings.iter().any(|sibling| sibling.is_over(now))
+    }
+
+    /// Whether any sibling says when it expires.
+    pub fn has_expiry(&self) -> bool {
+        self.siblings.iter().any(|sibling| sibling.expires.is_some())
     }
 
     /// Whether there are parts of a typed value.

@@ -4,6 +4,7 @@
 use crate::bucket::Conflicts;
 use crate::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use crate::object::Object;
+use crate::time::WallTime;
 use crate::view::{View, context_of};
 
 /// What to do with the write.
@@ -18,13 +19,13 @@ pub enum Checked {
     Answer(WriteAnswer),
 }
 
-/// Checks a write against what a read of R found, under the bucket's conflict policy. A tombstone
-/// counts as absent.
-pub fn check(write: &mut Write, seen: &Object, conflicts: Conflicts) -> Checked {
+/// Checks a write against what a read of R found, under the bucket's conflict policy, at `now` by this
+/// node's wall clock. What is deleted or has expired counts as absent.
+pub fn check(write: &mut Write, seen: &Object, conflicts: Conflicts, now: WallTime) -> Checked {
     if seen.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
         return Checked::Known;
     }
-    let is_there = !matches!(View::of(seen, conflicts), View::Absent | View::Deleted);
+    let is_there = !matches!(View::of(seen, conflicts, now), View::Absent | View::Deleted);
     let is_met = match &write.condition {
         None => true,
         Some(Condition::Absent) => !is_there,

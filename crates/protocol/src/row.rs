@@ -11,6 +11,7 @@
 
 mod change;
 mod encoding;
+mod expiry;
 mod mint_error;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Actor, CLOCK_ENTRIES_MAX, Clock, Dot};
 use crate::data_type::{Operation, PARTS_BYTES_MAX, PARTS_MAX, Part};
+use crate::lifetime::Lifetime;
 use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::object::{Metadata, Object, Sibling, WriteId};
@@ -78,6 +80,14 @@ pub struct Draft {
     /// ([`crate::message::Data::Change`]).
     #[serde(skip)]
     pub operation: Option<Operation>,
+    /// How long the value lives. Sent in a message of its own
+    /// ([`crate::message::Data::ForwardExpiring`]); before the mint the coordinator takes the bucket's if the
+    /// request says nothing.
+    #[serde(skip)]
+    pub lifetime: Lifetime,
+    /// Removes what has expired by this time, instead of writing a value. Only a home replica itself does.
+    #[serde(skip)]
+    pub removes_expired: Option<WallTime>,
     /// Whether the client may repeat the request under the same id: a counter then remembers it, since its
     /// next increment takes the place of this one. The coordinator decides this.
     #[serde(skip)]
@@ -153,6 +163,9 @@ impl Row {
         if let Some(operation) = &draft.operation {
             return self.change(operation, draft, by, limits);
         }
+        if let Some(due) = draft.removes_expired {
+            return self.remove_expired(due, draft, by);
+        }
         let mut context = draft.context.clone();
         if draft.supersede_all {
             context.join(&self.object.clock);
@@ -167,7 +180,7 @@ impl Row {
             }
         }
         let tenure = self.tenure_for(by, &context);
-        let dot = Dot { actor: tenure.actor, counter: self.object.clock.counter(tenure.actor) + 1 };
+        let dot = self.object.clock.next_of(tenure.actor);
         next.clock.join(&context);
         next.clock.advance(dot);
         next.siblings.push(Sibling {
@@ -176,6 +189,7 @@ impl Row {
             value: draft.value.clone(),
             metadata: draft.metadata.clone(),
             stamp: Stamp::after(seen, by.now),
+            expires: draft.lifetime.end(by.now).filter(|_| draft.value.is_some()),
             writer: by.node,
             write_id: draft.write_id,
         });
@@ -211,6 +225,12 @@ impl Row {
         let clock_before = self.object.clock.clone();
         let siblings_before = self.object.siblings.len();
         self.object.merge(other);
+        if mutated(Mutation::LifetimeRestarts) {
+            for sibling in &mut self.object.siblings {
+                let lifetime_ms = |at: WallTime| at.since(sibling.stamp.wall_time());
+                sibling.expires = sibling.expires.map(|at| now.plus(lifetime_ms(at)));
+            }
+        }
         // Merge only adds claims or drops covered siblings: an equal clock and an equal number of
         // siblings mean equal objects.
         let changed =

@@ -62,6 +62,8 @@ pub struct Terms {
     pub sloppy: bool,
     /// How conflicts are shown to the client.
     pub conflicts: Conflicts,
+    /// How long values live for which a write says nothing else, in seconds; `None` for ever.
+    pub expires_in_s: Option<u32>,
     /// What the request asked.
     pub asked: QuorumOptions,
     /// What they are for.
@@ -144,6 +146,7 @@ impl Terms {
             r: bucket.r,
             sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
             conflicts: bucket.conflicts,
+            expires_in_s: bucket.expires_in_s,
             asked: *asked,
             purpose,
         })

@@ -5,14 +5,16 @@
 
 use crate::bucket::Conflicts;
 use crate::context::Context;
+use crate::mutation::{Mutation, mutated};
 use crate::object::{Object, Sibling};
+use crate::time::WallTime;
 
 /// An object as a bucket's conflict policy shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View<'a> {
     /// Never written.
     Absent,
-    /// All siblings are tombstones.
+    /// All siblings are tombstones, or have expired.
     Deleted,
     /// One value.
     One(&'a Sibling),
@@ -23,8 +25,9 @@ pub enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Views an object under a conflict policy.
-    pub fn of(object: &'a Object, conflicts: Conflicts) -> Self {
+    /// Views an object under a conflict policy, at `now` by the reader's wall clock.
+    pub fn of(object: &'a Object, conflicts: Conflicts, now: WallTime) -> Self {
+        let now = if mutated(Mutation::ExpiredShown) { WallTime(0) } else { now };
         if object.is_absent() {
             return Self::Absent;
         }
@@ -34,14 +37,18 @@ impl<'a> View<'a> {
         }
         if conflicts == Conflicts::Lww {
             return match object.last_write() {
-                Some(sibling) if !sibling.is_tombstone() => Self::One(sibling),
+                // What the last write replaced does not come back when that expires.
+                Some(sibling) if !sibling.is_tombstone() && !sibling.is_over(now) => {
+                    Self::One(sibling)
+                }
                 Some(_) | None => Self::Deleted,
             };
         }
         if object.is_deleted() {
             return Self::Deleted;
         }
-        match object.shown().as_slice() {
+        match object.shown_at(now).as_slice() {
+            siblings if siblings.iter().all(|sibling| sibling.is_tombstone()) => Self::Deleted,
             [sibling] => Self::One(sibling),
             siblings => Self::Many(siblings.to_vec()),
         }
@@ -54,9 +61,9 @@ pub fn context_of(object: &Object) -> Context {
 }
 
 /// The context for a client that wrote and was not shown the object: only if its write is the only
-/// sibling left.
-pub fn context_after_write(object: &Object) -> Option<Context> {
-    (object.shown().len() == 1).then(|| context_of(object))
+/// sibling that a reader would be shown.
+pub fn context_after_write(object: &Object, now: WallTime) -> Option<Context> {
+    (object.shown_at(now).len() == 1).then(|| context_of(object))
 }
 
 #[cfg(test)]
@@ -71,6 +78,8 @@ mod tests {
     use crate::object::{Metadata, WriteId};
     use crate::stamp::Stamp;
 
+    const NOW: WallTime = WallTime(50);
+
     fn object(values: &[Option<&'static str>]) -> Object {
         let mut object = Object::default();
         for (i, value) in values.iter().enumerate() {
@@ -82,6 +91,7 @@ mod tests {
                 value: value.map(|v| Bytes::from_static(v.as_bytes())),
                 metadata: Metadata::default(),
                 stamp: Stamp(100 - i as u64),
+                expires: None,
                 writer: NodeId::parse("n1").unwrap(),
                 write_id: WriteId([i as u8; 16]),
             });
@@ -93,7 +103,7 @@ mod tests {
     fn only_tombstones_are_deleted_but_next_to_a_value_they_conflict() {
         let view = |values: &[Option<&'static str>]| {
             let object = object(values);
-            match View::of(&object, Conflicts::Siblings) {
+            match View::of(&object, Conflicts::Siblings, NOW) {
                 View::Absent => "absent".to_owned(),
                 View::Deleted => "deleted".to_owned(),
                 View::One(_) => "one".to_owned(),
@@ -110,14 +120,55 @@ mod tests {
     #[test]
     fn lww_shows_the_greatest_stamp_and_merge_keeps_the_rest() {
         let object = object(&[Some("later"), Some("earlier")]);
-        let View::One(sibling) = View::of(&object, Conflicts::Lww) else { panic!("not one") };
+        let View::One(sibling) = View::of(&object, Conflicts::Lww, NOW) else { panic!("not one") };
         assert_eq!(sibling.value.as_deref(), Some(&b"later"[..]));
         assert_eq!(object.siblings.len(), 2);
     }
 
     #[test]
     fn a_writer_that_left_siblings_behind_gets_no_context() {
-        assert!(context_after_write(&object(&[Some("a")])).is_some());
-        assert!(context_after_write(&object(&[Some("a"), Some("b")])).is_none());
+        assert!(context_after_write(&object(&[Some("a")]), NOW).is_some());
+        assert!(context_after_write(&object(&[Some("a"), Some("b")]), NOW).is_none());
+    }
+    /// The first value expires at 50, the others never.
+    fn expiring(values: &[Option<&'static str>]) -> Object {
+        let mut object = object(values);
+        object.siblings[0].expires = Some(NOW);
+        object
+    }
+
+    #[test]
+    fn what_has_expired_is_not_shown_and_is_no_conflict() {
+        let one = expiring(&[Some("a")]);
+        let before = WallTime(49);
+        for conflicts in [Conflicts::Siblings, Conflicts::Lww] {
+            assert!(matches!(View::of(&one, conflicts, before), View::One(_)));
+            assert_eq!(View::of(&one, conflicts, NOW), View::Deleted);
+        }
+        let two = expiring(&[Some("a"), Some("b")]);
+        assert!(matches!(View::of(&two, Conflicts::Siblings, before), View::Many(_)));
+        let View::One(left) = View::of(&two, Conflicts::Siblings, NOW) else { panic!("not one") };
+        assert_eq!(left.value.as_deref(), Some(&b"b"[..]));
+        assert!(
+            context_after_write(&two, before).is_none() && context_after_write(&two, NOW).is_some()
+        );
+        let beside_a_delete = expiring(&[Some("a"), None]);
+        assert_eq!(View::of(&beside_a_delete, Conflicts::Siblings, NOW), View::Deleted);
+    }
+
+    /// "a" is the last write: once it has expired, "b", which lost to it, must not be shown.
+    #[test]
+    fn what_the_last_write_replaced_does_not_come_back_when_that_expires() {
+        let object = expiring(&[Some("a"), Some("b")]);
+        assert_eq!(View::of(&object, Conflicts::Lww, NOW), View::Deleted);
+    }
+
+    #[test]
+    fn the_tombstone_of_an_expiry_is_no_sibling_even_by_a_clock_that_is_behind() {
+        let object = expiring(&[None, Some("b")]);
+        let behind = WallTime(0);
+        assert!(matches!(View::of(&object, Conflicts::Siblings, behind), View::One(_)));
+        assert_eq!(View::of(&object, Conflicts::Lww, behind), View::Deleted);
+        assert!(!object.is_conflict());
     }
 }

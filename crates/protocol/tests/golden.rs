@@ -164,6 +164,7 @@ impl Scenario {
                 value: Some(write.to_owned().into()),
                 metadata: Metadata::default(),
                 stamp: Stamp(at as u64),
+                expires: None,
                 writer: NodeId::parse("n1")?,
                 write_id: WriteId([at as u8; 16]),
             });

@@ -23,9 +23,9 @@ use quorate_protocol::view::context_of;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::lifetimes::{self, nothing_expired_is_shown};
 use crate::machine::Machine;
 use crate::monitor::Monitor;
-use crate::record::shown;
 use crate::setup::{BUCKET, Setup};
 use crate::values::{changes, value_of, write_id};
 use crate::world::World;
@@ -176,7 +176,11 @@ impl Client {
     /// Judges and remembers what a read returned: the writes that it showed.
     fn saw(&mut self, key: Key, read: &Read, object: &Object) -> BTreeSet<WriteNo> {
         let name = key.to_string();
-        let seen = shown(object);
+        let now = self.world.wall();
+        let seen = self.world.record().shown(&name, object, now);
+        let verdict = self.world.record().lifetimes.one_end_for_each_dot(&name, object);
+        self.world.judge(verdict);
+        self.world.judge(nothing_expired_is_shown(&name, object, now));
         self.world.note(format_args!("c{} read {name} r={}: {seen:?}", self.number, read.r));
         let context = context_of(object);
         if seen.is_empty() {
@@ -267,12 +271,15 @@ impl Client {
             None => Saw::These(BTreeSet::new()),
         };
         let number = self.world.record().begin(&key.to_string(), deletes, saw);
-        let write = Write {
+        let mut write = Write {
             condition,
             delete_seen,
             idempotency: self.world.percent(50).then_some(write_id(number, 1).0),
             ..self.request(&key, number, session.as_ref(), !deletes, (w, strict))
         };
+        if self.setup.lifetimes_percent > 0 && !deletes {
+            write.draft.lifetime = lifetimes::draw(&self.world, &self.setup, &key, number);
+        }
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 self.world.record().again(number);
@@ -354,7 +361,7 @@ impl Client {
         self.world.note(format_args!("c{} {kind} {key} {number} w={w}: {end:?}", self.number));
         self.world.record().end(number, end);
         if let Some((context, version)) = context {
-            let shown = BTreeSet::from([number]);
+            let shown = self.world.record().alone(&key.to_string(), number, self.world.wall());
             self.sessions.insert(key, Session { shown, context, version });
         }
         end

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::world::World;
 
 /// The machines' clocks at the start of a run, in milliseconds since 1970.
-const EPOCH_MS: u64 = 1_700_000_000_000;
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 /// The longest that work on a thread that may block takes, in milliseconds.
 const WORK_MS_MAX: u64 = 2;
 /// The longest that a sync takes, in milliseconds.
@@ -94,8 +94,7 @@ pub(crate) struct MachineClock {
 
 impl Clock for MachineClock {
     fn now(&self) -> WallTime {
-        let now_ms = EPOCH_MS + self.world.elapsed().as_millis() as u64;
-        WallTime(now_ms.saturating_add_signed(self.ahead_ms.load(Relaxed)))
+        WallTime(self.world.wall().0.saturating_add_signed(self.ahead_ms.load(Relaxed)))
     }
 }
 

@@ -14,7 +14,6 @@ use quorate_storage::{ScrubFrom, Scrubbed};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
-use crate::record::held;
 use crate::values::own_row;
 
 /// How long the healed cluster may take to converge.
@@ -65,11 +64,15 @@ impl Cluster {
         for key in &self.setup.keys() {
             let replicas = self.replicas(key);
             self.world.note(format_args!("left of {key}: {replicas:?}"));
-            let replicas = replicas
-                .into_iter()
-                .map(|(node, object)| (node, object.as_ref().map(held).unwrap_or_default()));
-            let replicas: BTreeMap<NodeId, Vec<Sight>> = replicas.collect();
-            let verdict = self.world.record().check_final(&key.to_string(), &replicas);
+            let (name, now) = (key.to_string(), self.world.wall());
+            let mut held: BTreeMap<NodeId, Vec<Sight>> = BTreeMap::new();
+            for (node, object) in replicas {
+                let object = object.unwrap_or_default();
+                let verdict = self.world.record().lifetimes.one_end_for_each_dot(&name, &object);
+                self.world.judge(verdict);
+                held.insert(node, self.world.record().held(&name, &object, now));
+            }
+            let verdict = self.world.record().check_final(&name, &held);
             self.world.judge(verdict);
         }
         for key in &self.setup.typed_keys() {
@@ -140,6 +143,10 @@ impl Cluster {
             let first = replicas.values().next();
             if replicas.values().any(|object| Some(object) != first) {
                 return Some(format!("{key} differs: {replicas:?}"));
+            }
+            let expires = |object: &Object| object.next_expiry().is_some();
+            if replicas.values().flatten().any(expires) {
+                return Some(format!("what expires of {key} is never removed"));
             }
             let is_tombstone =
                 |object: &Option<Object>| object.as_ref().is_some_and(|object| object.is_deleted());

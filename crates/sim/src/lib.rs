@@ -28,6 +28,7 @@ pub mod histories;
 mod host;
 mod judge;
 mod life;
+mod lifetimes;
 mod machine;
 mod monitor;
 mod network;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
+use quorate_oracle::history::WriteNo;
 use quorate_oracle::{
     Verdict, a_filled_node_has_everything, reaped_for_good, what_is_dropped_is_held,
 };
@@ -22,7 +23,7 @@ use tokio::time::sleep;
 use crate::machine::Machine;
 use crate::records::Records;
 use crate::setup::Setup;
-use crate::values::{changes, decoded, own_row, write_of};
+use crate::values::{changes, decoded, own_row};
 use crate::world::World;
 
 /// How often it looks, if something was written since.
@@ -252,7 +253,7 @@ impl Monitor {
     fn note_reaped_everywhere(&self, key: &Key, object: &Object) {
         let held = self.machines.iter().any(|machine| self.holds(machine.name, key, object));
         if object.is_deleted() && !held {
-            let writes = object.siblings.iter().map(|sibling| write_of(sibling.write_id));
+            let writes = self.writes(key, object);
             self.world.record().reaped(writes);
         }
     }
@@ -275,7 +276,7 @@ impl Monitor {
     /// A node no longer has a tombstone: it is proven to be all that is left of its key.
     fn is_reaped(&self, gone: &Gone, seen: &Seen) -> Verdict {
         let Gone { from: by, key, object: tombstone, .. } = gone;
-        let writes = tombstone.siblings.iter().map(|sibling| write_of(sibling.write_id));
+        let writes = self.writes(key, tombstone);
         if self.world.record().reaped(writes) {
             self.world.note(format_args!("{by} reaped {key}"));
         }
@@ -447,9 +448,15 @@ impl Monitor {
         row.is_some_and(|held| held.clock.covers_all(&object.clock))
     }
 
+    /// The writes that an object holds.
+    fn writes(&self, key: &Key, object: &Object) -> Vec<WriteNo> {
+        let held = self.world.record().held(&key.to_string(), object, self.world.wall());
+        held.into_iter().map(|sight| sight.write).collect()
+    }
+
     /// Whether everything of an object is, or was superseded by, a tombstone that was reaped.
     fn is_known_reaped(&self, key: &Key, object: &Object) -> bool {
-        let writes = object.siblings.iter().map(|sibling| write_of(sibling.write_id));
+        let writes = self.writes(key, object);
         let record = self.world.record();
         writes.into_iter().all(|write| record.is_gone(&key.to_string(), write))
     }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::Object;
+use quorate_protocol::object::{Object, Sibling};
+use quorate_protocol::time::WallTime;
 
 use quorate_oracle::history::{End, Moment, Saw, WriteNo};
 use quorate_oracle::{Answer, Oracle, Read, Sight, Verdict, Violation};
 
-use crate::values::sight;
+use crate::lifetimes::Lifetimes;
+use crate::values::is_genuine;
 
 /// How many attempts at a write the oracle is told of: an entry node forwards a write again when its
 /// coordinator falls silent, so that it may be minted twice, under two dots.
@@ -24,6 +26,7 @@ pub(crate) struct Record {
     /// Whether a node lost data that was durable.
     has_losses: bool,
     reaped: BTreeSet<WriteNo>,
+    pub(crate) lifetimes: Lifetimes,
 }
 
 impl Record {
@@ -35,7 +38,38 @@ impl Record {
             dots: BTreeMap::new(),
             has_losses: false,
             reaped: BTreeSet::new(),
+            lifetimes: Lifetimes::default(),
         }
+    }
+
+    /// What the oracle sees of a sibling. A value that no write stored is a write that does not exist.
+    fn sight(&mut self, key: &str, sibling: &Sibling, now: WallTime) -> Sight {
+        let at = Moment(self.now);
+        let write = self.lifetimes.write_of(&mut self.oracle, key, sibling, (at, now));
+        let genuine = is_genuine(sibling);
+        Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
+    }
+
+    /// What a client saw that wrote, and is told that nothing else would be shown: the write, and perhaps
+    /// what has expired.
+    pub(crate) fn alone(&mut self, key: &str, write: WriteNo, now: WallTime) -> BTreeSet<WriteNo> {
+        let at = Moment(self.now);
+        let has_any = self.lifetimes.has(key);
+        let over = has_any.then(|| self.lifetimes.removal(&mut self.oracle, key, (at, now)));
+        [write].into_iter().chain(over).collect()
+    }
+
+    /// Everything that a replica holds.
+    pub(crate) fn held(&mut self, key: &str, object: &Object, now: WallTime) -> Vec<Sight> {
+        let all = object.siblings.iter().map(|sibling| self.sight(key, sibling, now));
+        all.collect::<BTreeSet<Sight>>().into_iter().collect()
+    }
+
+    /// What a client sees of an object, and what nodes wrote by themselves: one copy of each request.
+    pub(crate) fn shown(&mut self, key: &str, object: &Object, now: WallTime) -> Vec<Sight> {
+        let mut requests = BTreeSet::new();
+        let first = object.siblings.iter().filter(|sibling| requests.insert(sibling.write_id));
+        first.map(|sibling| self.sight(key, sibling, now)).collect()
     }
 
     /// The next moment.
@@ -129,7 +163,8 @@ impl Record {
     ) -> Verdict {
         let check =
             |key: &Key| self.oracle.check_listing(asked, &key.to_string(), listed.contains(key));
-        keys.iter().try_for_each(check)
+        // What has expired is not listed, before it is removed and after.
+        keys.iter().filter(|key| !self.lifetimes.has(&key.to_string())).try_for_each(check)
     }
 
     /// Checks what is left of a key.
@@ -155,15 +190,4 @@ impl Record {
         }
         Ok(())
     }
-}
-
-/// What a client sees of an object.
-pub(crate) fn shown(object: &Object) -> Vec<Sight> {
-    object.shown().into_iter().map(sight).collect()
-}
-
-/// Everything that a replica holds.
-pub(crate) fn held(object: &Object) -> Vec<Sight> {
-    let all: BTreeSet<Sight> = object.siblings.iter().map(sight).collect();
-    all.into_iter().collect()
 }

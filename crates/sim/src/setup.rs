@@ -147,6 +147,12 @@ pub(crate) struct Setup {
     pub(crate) conditions_percent: u64,
     /// How many writes in a hundred delete.
     pub(crate) deletes_percent: u64,
+    /// How many values in a hundred expire.
+    #[serde(default)]
+    pub(crate) lifetimes_percent: u64,
+    /// For how long a value must have expired before it is removed, in milliseconds.
+    #[serde(default)]
+    pub(crate) expired_age_ms: u64,
     /// Whether all machines crash at once when the cluster has healed.
     pub(crate) crashes_at_end: bool,
 }
@@ -172,6 +178,8 @@ pub enum Focus {
     Layouts,
     /// Typed values, under any faults.
     Types,
+    /// Values that expire, under any faults.
+    Expiry,
 }
 
 impl Focus {
@@ -192,7 +200,7 @@ impl Setup {
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
             Some(Focus::Layouts) => setup.about_layouts(dice),
-            Some(Focus::Types) => {} // their clients are drawn below
+            Some(Focus::Types | Focus::Expiry) => {} // drawn below
             None => {}
         }
         if setup.spares == 0 && dice.percent(25) {
@@ -215,6 +223,13 @@ impl Setup {
         };
         if has_types {
             setup.typed_clients = dice.between(1, 3) as usize;
+        }
+        let has_lifetimes = match focus {
+            Some(focus) => focus == Focus::Expiry,
+            None => dice.percent(25),
+        };
+        if has_lifetimes {
+            setup.let_expire(dice);
         }
         setup
     }
@@ -250,6 +265,8 @@ impl Setup {
             interval_ms: 1_000,
             conditions_percent: 0,
             deletes_percent: 0,
+            lifetimes_percent: 0,
+            expired_age_ms: 0,
             crashes_at_end: true,
         }
     }
@@ -292,6 +309,8 @@ impl Setup {
             interval_ms: [1_000, 1_000, 5_000, 20_000][dice.index(4)],
             conditions_percent: 15,
             deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
+            lifetimes_percent: 0,
+            expired_age_ms: 0,
             crashes_at_end: dice.percent(50),
         }
     }
@@ -351,6 +370,14 @@ impl Setup {
         self.thinking_ms_max = dice.between(200, 1_500);
     }
 
+    /// Some values expire, and clients leave time for it. Clocks are right: they say when a lifetime is over.
+    fn let_expire(&mut self, dice: &mut Dice) {
+        self.lifetimes_percent = dice.between(20, 80);
+        self.expired_age_ms = dice.between(0, 2_000);
+        self.thinking_ms_max = self.thinking_ms_max.max(dice.between(100, 1_000));
+        self.faults.retain(|fault| *fault != Fault::Clock);
+    }
+
     /// Whether such a cluster can be.
     ///
     /// # Errors
@@ -370,6 +397,7 @@ impl Setup {
         in_range("w", self.w, 1, 3)?;
         in_range("r", self.r, 1, 3)?;
         in_range("request_ms", self.request_ms, 1, 60_000)?;
+        in_range("lifetimes_percent", self.lifetimes_percent, 0, 100)?;
         in_range("interval_ms", self.interval_ms, 100, 60_000)?;
         in_range("grace_ms", self.grace_ms.unwrap_or(GRACE_MS), 1_000, GRACE_MS)
     }
@@ -408,6 +436,7 @@ impl Setup {
         add(&|setup| setup.latency_ms_max = 0);
         add(&|setup| setup.crashes_at_end = false);
         add(&|setup| setup.grace_ms = None);
+        add(&|setup| setup.lifetimes_percent = 0);
         smaller
     }
 
@@ -418,6 +447,7 @@ impl Setup {
     pub(crate) fn config(&self, number: usize) -> Config {
         let name = |number: usize| format!("n{number}");
         let grace_ms = self.grace_ms.unwrap_or(GRACE_MS);
+        let expire_ms = if self.lifetimes_percent > 0 { 500 } else { GRACE_MS };
         let members: Vec<_> = (1..=self.nodes)
             .map(|at| json!({ "name": name(at), "peer_addr": format!("{}:1", name(at)), "zone": name(at) }))
             .collect();
@@ -434,7 +464,8 @@ impl Setup {
                 "probe_ms": 250,
             },
             "anti_entropy": { "interval_ms": self.interval_ms },
-            "deletes": { "grace_ms": grace_ms, "reap_ms": grace_ms / 4 },
+            "deletes": { "grace_ms": grace_ms, "reap_ms": grace_ms / 4,
+                "expire_ms": expire_ms, "expired_age_ms": self.expired_age_ms },
             "storage": { "row_cache_bytes": 65_536, "disk_free_bytes_min": 1_048_576 },
         });
         match serde_json::from_value::<Config>(config) {

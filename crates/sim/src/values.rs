@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use quorate_engine::node::Node;
-use quorate_oracle::Sight;
 use quorate_oracle::history::WriteNo;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, WriteId};
@@ -42,11 +41,10 @@ pub(crate) fn decoded(row: Bytes) -> Option<Object> {
     Row::decode(row).ok().map(|row| row.object)
 }
 
-/// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
-pub(crate) fn sight(sibling: &Sibling) -> Sight {
+/// Whether a sibling's value is the one that its write stores.
+pub(crate) fn is_genuine(sibling: &Sibling) -> bool {
     let write = write_of(sibling.write_id);
-    let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
-    Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
+    sibling.value.as_ref().is_none_or(|value| *value == value_of(write))
 }
 
 /// A number that is another one whenever a key may have other home replicas at a node: it rises by one when n

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_protocol::time::Uptime;
+use quorate_protocol::time::{Uptime, WallTime};
 use tokio::time::Instant;
 
 use crate::dice::Dice;
+use crate::host::EPOCH_MS;
 use crate::record::Record;
 use crate::run::Run;
 use crate::trace::Trace;
@@ -37,6 +38,11 @@ impl World {
     /// Virtual time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The time by a wall clock that is right.
+    pub(crate) fn wall(&self) -> WallTime {
+        WallTime(EPOCH_MS + self.elapsed().as_millis() as u64)
     }
 
     /// A number from `low` to `high`, both included.

@@ -72,6 +72,7 @@ fn row(i: u64) -> Result<(Place, Key, Bytes), Box<dyn Error>> {
         value: Some(Bytes::from(vec![7; 1024])),
         metadata: Metadata::default(),
         stamp: Stamp::default(),
+        expires: None,
         writer: NodeId::parse("bench")?,
         write_id: WriteId(u128::from(i).to_le_bytes()),
     });

@@ -14,7 +14,7 @@ use crate::hints::Reservation;
 use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Place};
 use crate::rows::RowCache;
-use crate::store::{Store, undecodable};
+use crate::store::{OnChange, Store, undecodable};
 
 /// Upper bound on a row's bytes in addition to its object.
 const ROW_HEAD_BYTES_ABOUT: usize = 64;
@@ -37,7 +37,13 @@ pub(crate) struct Update<'a> {
 
 /// In-memory changes to apply once a row's batch is written. Dropped unapplied, it changes nothing.
 pub(crate) enum Staged<'a> {
-    Home { pending: Pending<'a>, rows: &'a RowCache, key: Key, row: Bytes },
+    Home {
+        pending: Pending<'a>,
+        rows: &'a RowCache,
+        key: Key,
+        row: Bytes,
+        on_change: Option<&'a OnChange>,
+    },
     Hint(Reservation<'a>),
 }
 
@@ -45,9 +51,12 @@ impl Staged<'_> {
     /// Applies the changes once the batch is written. The caller holds the row's stripe.
     pub(crate) fn apply(self) {
         match self {
-            Self::Home { pending, rows, key, row } => {
+            Self::Home { pending, rows, key, row, on_change } => {
                 pending.apply();
                 rows.put(&key, &row);
+                if let Some(tell) = on_change {
+                    tell(&key);
+                }
             }
             Self::Hint(reservation) => reservation.keep(),
         }
@@ -159,6 +168,7 @@ impl Store {
                     rows: &self.rows,
                     key: update.key.clone(),
                     row: row.clone(),
+                    on_change: self.on_change.get(),
                 }
             }
             Place::Hint(target) => {

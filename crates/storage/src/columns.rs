@@ -8,6 +8,7 @@
 //! | `keys` | bucket NUL key | for a large row its version and whether it is plain, else empty |
 //! | `conflicts` | bucket NUL key | siblings to show (u32) |
 //! | `tombstones` | partition (u16), bucket NUL key | since when (u64) and version |
+//! | `expiries` | partition (u16), when (u64), bucket NUL key | empty |
 //! | `hints` | target NUL, bucket NUL key | encoded row |
 //! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
 //! | `meta` | name | bytes |
@@ -18,6 +19,7 @@
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Tree, leaf_of};
 
 use crate::error::Error;
@@ -31,18 +33,20 @@ pub(crate) enum Column {
     Keys,
     Conflicts,
     Tombstones,
+    Expiries,
     Hints,
     HintTotals,
     Meta,
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Objects,
         Self::Merkle,
         Self::Keys,
         Self::Conflicts,
         Self::Tombstones,
+        Self::Expiries,
         Self::Hints,
         Self::HintTotals,
         Self::Meta,
@@ -58,6 +62,7 @@ impl Column {
             | Self::Keys
             | Self::Conflicts
             | Self::Tombstones
+            | Self::Expiries
             | Self::Hints
             | Self::Meta => None,
         }
@@ -70,6 +75,7 @@ impl Column {
             Self::Keys => "keys",
             Self::Conflicts => "conflicts",
             Self::Tombstones => "tombstones",
+            Self::Expiries => "expiries",
             Self::Hints => "hints",
             Self::HintTotals => "hint_totals",
             Self::Meta => "meta",
@@ -154,6 +160,14 @@ pub(crate) fn leaf_entry(key: &[u8], value: &[u8]) -> Result<(Tree, u8, u128), E
 pub(crate) fn tombstone_key(partition: Partition, key: &Key) -> Vec<u8> {
     [&partition.0.to_be_bytes(), key.as_bytes()].concat()
 }
+
+/// The key of an entry in `expiries`: of a key whose first value to expire does at this time.
+pub(crate) fn expiry_key(partition: Partition, at: WallTime, key: &Key) -> Vec<u8> {
+    [&partition.0.to_be_bytes()[..], &at.0.to_be_bytes(), key.as_bytes()].concat()
+}
+
+/// The offset of the key in it.
+pub(crate) const EXPIRY_KEY_AT: usize = 10;
 
 /// The key within a row key of `prefix_bytes` bytes of prefix.
 pub(crate) fn key_of(column: Column, row_key: &[u8], prefix_bytes: usize) -> Result<Key, Error> {

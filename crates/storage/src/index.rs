@@ -14,7 +14,7 @@ use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
 
 use crate::backend::Batch;
-use crate::columns::{Column, leaf_key, tombstone_key};
+use crate::columns::{Column, expiry_key, leaf_key, tombstone_key};
 use crate::error::Error;
 use crate::store::Store;
 use crate::trees::{LiveLeaf, PartitionTrees};
@@ -34,6 +34,8 @@ pub(crate) struct Entries {
     pub(crate) key: Option<Listing>,
     /// Deleted: since when, and its version.
     pub(crate) tombstone: Option<(WallTime, Version)>,
+    /// A value of it expires: when the first does.
+    pub(crate) expiry: Option<WallTime>,
 }
 
 /// The key index's entry for a row with a value.
@@ -62,13 +64,14 @@ impl Entries {
             conflict: is_conflict.then(|| object.shown().len() as u32),
             key: (!is_deleted).then_some(listing),
             tombstone: is_deleted.then_some((row.since, version)),
+            expiry: object.next_expiry(),
         }
     }
 }
 
-/// Whether an object is one value and nothing else.
+/// Whether an object is one value and nothing else, which does not expire.
 pub(crate) fn is_plain(object: &Object) -> bool {
-    matches!(&object.siblings[..], [only] if !only.is_tombstone())
+    matches!(&object.siblings[..], [only] if !only.is_tombstone() && only.expires.is_none())
 }
 
 impl Listing {
@@ -144,6 +147,14 @@ impl Store {
             let (entry_key, entry) =
                 (tombstone_key(partition, key), new.tombstone.map(encode_tombstone));
             stage_entry(batch, Column::Tombstones, &entry_key, entry.as_ref())?;
+        }
+        if old.expiry != new.expiry {
+            if let Some(at) = old.expiry {
+                batch.delete(Column::Expiries, expiry_key(partition, at, key))?;
+            }
+            if let Some(at) = new.expiry {
+                batch.put(Column::Expiries, expiry_key(partition, at, key), b"")?;
+            }
         }
         let tombstones = i8::from(new.tombstone.is_some()) - i8::from(old.tombstone.is_some());
         let leaf = leaf_of(key);

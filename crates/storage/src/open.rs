@@ -129,6 +129,7 @@ impl Store {
             call_counters: Default::default(),
             is_raised,
             n_of: OnceLock::new(),
+            on_change: OnceLock::new(),
         })
     }
 

@@ -19,7 +19,7 @@ use quorate_protocol::row::Row;
 use quorate_protocol::tree::{Leaves, Tree, leaf_hash, leaf_of};
 
 use crate::backend::{Range, Snapshot};
-use crate::columns::{Column, key_of, leaf_entry, leaf_key, tombstone_key};
+use crate::columns::{Column, expiry_key, key_of, leaf_entry, leaf_key, tombstone_key};
 use crate::disk::Need;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
@@ -337,12 +337,15 @@ impl Piece<'_> {
     }
 }
 
-/// The index entries that a key must have: column, key and value of each; `None` for no entry.
+/// The index entries that a key must have: column, key and value of each; `None` for no entry. Without
+/// one in the index of what expires nothing is said about that: a stray entry is found where it is used.
 fn index_entries(
     partition: Partition,
     key: &Key,
     entries: &Entries,
-) -> [(Column, Vec<u8>, Option<Vec<u8>>); 3] {
+) -> impl Iterator<Item = (Column, Vec<u8>, Option<Vec<u8>>)> + use<> {
+    let expiry =
+        entries.expiry.map(|at| (Column::Expiries, expiry_key(partition, at, key), Some(vec![])));
     let key_bytes = key.as_bytes().to_vec();
     [
         (
@@ -357,6 +360,8 @@ fn index_entries(
             entries.tombstone.map(|tombstone| encode_tombstone(tombstone).to_vec()),
         ),
     ]
+    .into_iter()
+    .chain(expiry)
 }
 
 #[cfg(test)]

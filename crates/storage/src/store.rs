@@ -52,6 +52,8 @@ pub struct Store {
     pub(crate) is_raised: AtomicBool,
     /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
     pub(crate) n_of: OnceLock<ReplicaCountOf>,
+    /// Whom to tell that a home row has changed.
+    pub(crate) on_change: OnceLock<OnChange>,
 }
 
 /// Returns the current n of a bucket. Called under a row's stripe: it must not call the store.
@@ -77,7 +79,16 @@ pub struct Merged {
     pub version: Version,
 }
 
+/// Is told the key of each home row that has changed, under the row's stripe: it must not take long.
+pub type OnChange = Box<dyn Fn(&Key) + Send + Sync>;
+
 impl Store {
+    /// From now on tells of every home row that has changed, once it is written. Call it once, before the
+    /// store is shared.
+    pub fn tell_changes_to(&self, on_change: OnChange) {
+        drop(self.on_change.set(on_change));
+    }
+
     /// What opening found in the log.
     pub fn recovery(&self) -> &Recovery {
         &self.recovery

@@ -8,7 +8,6 @@ use quorate_protocol::layout::Layout;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::plan::{Plan, Refusal, Warning, fair_loads, loads};
 use quorate_protocol::record::{ClusterRecord, Phase, RecordMember};
-use quorate_protocol::stamp::Stamp;
 use serde_json::{Value, json};
 
 use super::progress;
@@ -118,7 +117,7 @@ pub(super) fn history_entry(record: &ClusterRecord) -> Value {
         "cause": {
             "op": cause.op.name(),
             "by": cause.reason.by,
-            "at": represent::rfc3339(Stamp::at(cause.reason.at)),
+            "at": represent::rfc3339(cause.reason.at),
             "note": cause.reason.note,
         },
     })

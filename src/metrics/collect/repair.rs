@@ -199,11 +199,21 @@ const BLOCKED: Desc = Desc::gauge(
      `not_received`: this node has still to receive partitions. `not_taking_part`: it is not admitted.",
 );
 
+const EXPIRED: Desc = Desc::counter(
+    "quorate_expired_total",
+    "Keys of which this node removed values that had expired",
+);
+const EXPIRED_LEFT: Desc = Desc::gauge(
+    "quorate_expired_left",
+    "Keys with expired values that this node could not remove when it looked last",
+)
+.means("No read shows them. Above 0 while W replicas cannot be written; it is tried again.");
+
 /// The metrics of deletes.
 pub(super) const TOMBSTONES: Section = Section {
     title: "Tombstones",
     about: "Deletes, and what keeps them from being forgotten.",
-    metrics: &[TOMBSTONES_KEPT, REAPED, UNCONFIRMED, BLOCKED],
+    metrics: &[TOMBSTONES_KEPT, REAPED, UNCONFIRMED, BLOCKED, EXPIRED, EXPIRED_LEFT],
 };
 
 /// Writes the metrics of repair.
@@ -284,6 +294,8 @@ fn write_tombstones(out: &mut Writer, node: &Node, readings: Option<&Readings>) 
     }
     out.one(&REAPED, node.reaped.load(Relaxed));
     out.one(&UNCONFIRMED, node.metrics.repair.tombstones_unconfirmed.get());
+    out.one(&EXPIRED, node.metrics.repair.expired.get());
+    out.one(&EXPIRED_LEFT, node.metrics.repair.expired_left.get());
     let mut blocked = out.metric(&BLOCKED);
     for (reason, blocks) in [
         ("node_down", !node.peers.down().is_empty()),

@@ -39,13 +39,15 @@ pub(crate) struct Work {
     pub(crate) operations: AtomicUsize,
     pub(crate) acks: AtomicUsize,
     pub(crate) failures: AtomicUsize,
+    /// Whether some values expire: not where a backup brings back what had not.
+    pub(crate) lets_expire: bool,
     /// Why requests failed.
     pub(crate) reasons: Arc<Reasons>,
     stop: AtomicBool,
 }
 
 impl Work {
-    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+    pub(crate) fn new(cluster: Arc<Cluster>, lets_expire: bool) -> Self {
         let record = Record::new(&cluster, 3);
         let reasons = record.reasons.clone();
         Self {
@@ -58,6 +60,7 @@ impl Work {
             operations: AtomicUsize::new(0),
             acks: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
+            lets_expire,
             stop: AtomicBool::new(false),
         }
     }
@@ -208,15 +211,20 @@ impl Client {
     }
 
     /// Writes a key over its current values, if any, then deletes it until that is acknowledged, or
-    /// until it is gone after a delete that was not.
+    /// until it is gone after a delete that was not. Some keys end by a value that expires.
     async fn write_then_delete(&mut self, key: &str) {
         let node = self.node();
         let before = match self.dice.random_range(0..2) {
             0 => self.work.deleted_keys.read(&node, key).await.unwrap_or_default(),
             _ => Default::default(),
         };
-        let acked = self.work.deleted_keys.put(&node, key, &before).await;
+        let lifetime_s = (self.work.lets_expire && self.dice.random_range(0..4) == 0)
+            .then(|| self.dice.random_range(1..=2));
+        let acked = self.work.deleted_keys.put(&node, key, &before, lifetime_s).await;
         self.work.count(acked);
+        if acked && lifetime_s.is_some() {
+            return;
+        }
         let mut has_tried = false;
         while !self.stopped() {
             let node = self.node();

@@ -1,6 +1,6 @@
 //! Keys that are written and deleted, some of them repeatedly, and then never touched again: what
 //! their deletes covered must not come back, whatever was in flight, hinted, down, cut off or
-//! reaped at the time.
+//! reaped at the time. Some are not deleted: their last value expires.
 //!
 //! Each key has one client, which does one thing at a time; so it is clear what it knew when it
 //! deleted. The clock of a delete's context tells which siblings it covered, by their dots: a write
@@ -35,9 +35,11 @@ struct KeyHistory {
     puts: BTreeMap<String, Fate>,
     /// Values that a delete or a later write saw, whether or not that succeeded.
     superseded: BTreeSet<String>,
+    /// Values that expire.
+    expiring: BTreeSet<String>,
     /// What the contexts of acknowledged deletes and writes covered.
     covered: Clock,
-    /// Whether its last operation is an acknowledged delete.
+    /// Whether its last operation is an acknowledged delete, or an acknowledged write that expires.
     ended: bool,
     /// All of it, in order, with the time by this machine's clock.
     log: Vec<(u64, Step)>,
@@ -68,15 +70,26 @@ impl DeletedKeys {
         look(keys.entry(key.to_owned()).or_default())
     }
 
-    /// Writes a value that no other write has, over what was shown. Returns whether it was
-    /// acknowledged.
-    pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
+    /// Writes a value that no other write has, over what was shown; it may live for some seconds only.
+    /// Returns whether it was acknowledged.
+    pub(crate) async fn put(
+        &self,
+        node: &Node,
+        key: &str,
+        over: &Shown,
+        lifetime_s: Option<u32>,
+    ) -> bool {
         let value = self.with(key, |history| {
             let value = format!("{key}#{}", history.puts.len());
-            history.note(Step::PutBegun { value: value.clone(), over: over.values.clone() });
+            let (over, expires) = (over.values.clone(), lifetime_s.is_some());
+            history.note(Step::PutBegun { value: value.clone(), over, expires });
             value
         });
         let put = node.put(&format!("/kv/{key}")).value(padded(key, value.clone()));
+        let put = match lifetime_s {
+            Some(seconds) => put.header("Quorate-Expires-In", &seconds.to_string()),
+            None => put,
+        };
         let answer = put.context(over.context.as_deref()).try_answer().await;
         self.reasons.note(&answer);
         let fate = fate_of(&answer);
@@ -112,7 +125,7 @@ impl DeletedKeys {
         acked
     }
 
-    /// The keys whose last operation is an acknowledged delete.
+    /// The keys that have ended.
     pub(crate) fn ended(&self) -> Vec<String> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.iter().filter(|(_, history)| history.ended).map(|(key, _)| key.clone()).collect()
@@ -142,7 +155,7 @@ impl KeyHistory {
                     found.phantom += 1;
                     found.details.push(format!("{key}: {value:?} was never written"));
                 }
-                Some(_) if self.covered.covers(dot) => {
+                Some(_) if self.covered.covers(dot) || self.expiring.contains(value) => {
                     found.resurrected += 1;
                     found.details.push(format!("{key}: {value:?} ({dot}) is back"));
                 }
@@ -152,7 +165,8 @@ impl KeyHistory {
         }
         for (value, fate) in &self.puts {
             let there = alive().any(|sibling| unpadded(key, &sibling.value) == *value);
-            if *fate == Fate::Acked && !there && !self.superseded.contains(value) {
+            let is_over = self.superseded.contains(value) || self.expiring.contains(value);
+            if *fate == Fate::Acked && !there && !is_over {
                 found.lost += 1;
                 found.details.push(format!("{key}: {value:?} is lost"));
             }

@@ -406,9 +406,10 @@ impl Operator {
 
     async fn settled(&self) -> Option<Value> {
         let shown = self.look().await?;
-        // A node that leaves is let go one record later, and is a member of the harness until then.
-        let leaves = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
-        let has_ended = shown["phase"] == "stable" && !leaves(&shown["leaving"]);
+        // A node that leaves is let go one record later, unless it is dead for good.
+        let there: Vec<usize> = self.cluster.all().collect();
+        let leaves = numbers_in(&shown["leaving"]).iter().any(|number| there.contains(number));
+        let has_ended = shown["phase"] == "stable" && !leaves;
         for number in self.cluster.all() {
             let here = self.cluster.layout_at(number).await?;
             (here["hash"] == shown["hash"]).then_some(())?;

@@ -25,6 +25,7 @@ use crate::ops::{keys, replica};
 pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), BucketsError> {
     settings.check(&node.buckets.defaults, node.buckets.nodes())?;
     let settings = Settings { conflicts: conflicts(node, &bucket, settings).await?, ..settings };
+    settings.check(&node.buckets.defaults, node.buckets.nodes())?; // with the type that it has
     if settings == Settings::default() && is_unknown_everywhere(node, &bucket).await {
         return Ok(());
     }

@@ -173,6 +173,8 @@ impl Config {
         in_range("anti_entropy.fill_percent", a.fill_percent, 1..=100)?;
         in_range("anti_entropy.scrub_ms", a.scrub_ms, 0..=720 * HOUR_MS)?;
         in_range("deletes.grace_ms", d.grace_ms, 1000..=720 * HOUR_MS)?;
+        in_range("deletes.expire_ms", d.expire_ms, 100..=24 * HOUR_MS)?;
+        in_range("deletes.expired_age_ms", d.expired_age_ms, 0..=24 * HOUR_MS)?;
         in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
         in_range("explain.slow_ms", self.explain.slow_ms, 1..=HOUR_MS)?;
         in_range("otlp.sample_percent", self.otlp.sample_percent, 0.1..=100.0)?;

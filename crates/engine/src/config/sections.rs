@@ -6,6 +6,7 @@ use quorate_protocol::access::Scope;
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_PROVES};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::skew::SKEW_MS_MAX;
 use serde::Deserialize;
 
 /// The settings of `layout`, which `section!` does not define.
@@ -63,7 +64,7 @@ impl Defaults {
     /// The complete properties, with built-in values for those not given.
     pub fn properties(&self) -> Properties {
         let Self { n, r, w, conflicts, sloppy } = *self;
-        Settings { n, r, w, conflicts, sloppy }.over(&Properties::default())
+        Settings { n, r, w, conflicts, sloppy, expires_in_s: None }.over(&Properties::default())
     }
 }
 
@@ -159,6 +160,11 @@ section! {
         grace_ms: u64 = 86_400_000,
         /// How often a node looks for tombstones to reap, in milliseconds.
         reap_ms: u64 = 60_000,
+        /// How often a node looks for values that have expired, to remove them, in milliseconds.
+        expire_ms: u64 = 10_000,
+        /// For how long a value must have expired before it is removed, in milliseconds: twice what clocks
+        /// may differ.
+        expired_age_ms: u64 = 2 * SKEW_MS_MAX,
     }
 }
 

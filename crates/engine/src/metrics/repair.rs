@@ -1,6 +1,6 @@
 //! What repair does, where it is not counted elsewhere.
 
-use crate::metrics::counter::Counter;
+use crate::metrics::counter::{Counter, Gauge};
 
 /// What repair did since the start.
 #[derive(Debug, Default)]
@@ -13,4 +13,8 @@ pub struct Repair {
     pub partitions_filled: Counter,
     /// Tombstones that were old enough, and that not every node confirmed.
     pub tombstones_unconfirmed: Counter,
+    /// Keys of which this node has removed values that had expired.
+    pub expired: Counter,
+    /// Keys of which it could not, when it looked last.
+    pub expired_left: Gauge,
 }

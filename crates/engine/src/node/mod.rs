@@ -49,6 +49,7 @@ use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
 use crate::ops::sampler::Sampler;
+use crate::ops::watches::Watches;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
 use crate::repair::anti_entropy::state::AntiEntropy;
@@ -91,6 +92,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// Forwarded writes that are not answered yet.
     pub forwards: Forwards,
+    /// Requests that wait for a change of a key.
+    pub watches: Arc<Watches>,
     /// Traces of requests that were asked for, slow or failed.
     pub explanations: Explanations,
     /// Limits how many messages that this release does not know are logged.

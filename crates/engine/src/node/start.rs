@@ -40,6 +40,7 @@ use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
 use crate::ops::sampler::Sampler;
+use crate::ops::watches::Watches;
 use crate::peer::epochs::Epochs;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
@@ -83,8 +84,7 @@ impl Node {
     /// [`StartError`], which says what to do.
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
         let (secrets, keys) = cluster_keys(&config)?;
-        refuse_by_files(&*host.files)?;
-        let (record, is_decided) = record_in_force(&config, &*host.files)?;
+        let (record, is_decided) = record_to_start_with(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
         let layout = placement.layout();
         let store = Arc::new(open_store(&config, layout, &host)?);
@@ -116,6 +116,7 @@ impl Node {
             bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
             metrics: Metrics::new(host.clock.now()),
             forwards: Forwards::new(config.limits.operations_max),
+            watches: Watches::of(&store),
             unknown_messages: Seldom::new(),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
             sampler: Sampler::new(&host, config.otlp.sample_percent),
@@ -167,6 +168,15 @@ fn cluster_keys(config: &Config) -> Result<(Vec<[u8; 32]>, Arc<PeerKeys>), Start
 
 fn idempotency(config: &Config) -> Idempotency {
     Idempotency::new(config.limits.idempotency_keys_max, config.timeouts.idempotency_ms)
+}
+
+/// The same as [`record_in_force`], if nothing in the files forbids a start.
+fn record_to_start_with(
+    config: &Config,
+    files: &dyn Files,
+) -> Result<(ClusterRecord, bool), StartError> {
+    refuse_by_files(files)?;
+    record_in_force(config, files)
 }
 
 /// The cluster record in force, and whether it was decided: else it is the first one, which the

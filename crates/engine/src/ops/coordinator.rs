@@ -217,6 +217,7 @@ async fn prepare(
     check_type(write, terms.conflicts)?;
     write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
     write.draft.is_remembered = write.idempotency.is_some();
+    write.draft.lifetime = write.draft.lifetime.in_bucket(terms.expires_in_s);
     if write.condition.is_none() && !write.delete_seen {
         return Ok(());
     }
@@ -244,7 +245,7 @@ async fn read_before(
 ) -> Result<(), WriteAnswer> {
     let read_at = node.now();
     let seen = read_first(node, write, (view, terms), recorder).await?;
-    match precondition::check(write, &seen, terms.conflicts) {
+    match precondition::check(write, &seen, terms.conflicts, node.now()) {
         Checked::Mint => Ok(()),
         Checked::Answer(answer) => Err(answer),
         Checked::Known => merge_here(node, write, (view, terms), (seen, read_at)).await,

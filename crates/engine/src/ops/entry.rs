@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use quorate_protocol::explain::{Kind, Note, Why};
+use quorate_protocol::lifetime::Lifetime;
 use quorate_protocol::message::{
     Data, DataReply, Message, Outcome, Reply, WithPayload, Write, WriteAnswer,
 };
@@ -278,6 +279,7 @@ impl<'a> Routing<'a> {
         let payload = change.as_ref().map(|change| change.encode()).or_else(|| value.clone());
         let payload = payload.unwrap_or_default();
         let (operation, is_change) = (self.operation, change.is_some());
+        let lifetime = write.draft.lifetime;
         // A little less than the time left, so that the coordinator's own "no quorum" arrives in
         // time: it knows what was stored, whereas this node would know only that no answer came.
         let left_ms = self.route.deadline().since(self.node.uptime());
@@ -287,9 +289,10 @@ impl<'a> Routing<'a> {
             write.draft.write_id.0[8..]
                 .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
         }
-        let message = Message::Data(match is_change {
-            true => Data::Change { operation, write },
-            false => Data::Forward { operation, write },
+        let message = Message::Data(match (is_change, lifetime) {
+            (true, _) => Data::Change { operation, write },
+            (false, Lifetime::OfBucket) => Data::Forward { operation, write },
+            (false, lifetime) => Data::ForwardExpiring { operation, lifetime, write },
         });
         self.node.metrics.operations.forwarded.add(1);
         let by = self.recorder.context_for(to);

@@ -122,7 +122,7 @@ async fn settle(node: &Arc<Node>, view: &ClusterView, candidate: Candidate) -> (
     let (view, timeout_ms) = (view.clone(), node.config.timeouts.request_ms);
     let options = ReadOptions { view, terms, timeout_ms };
     let is_live = match reader::read(node, &key, options, Recorder::off()).await.0 {
-        Ok(object) => match View::of(&object, conflicts) {
+        Ok(object) => match View::of(&object, conflicts, node.now()) {
             View::One(_) | View::Many(_) | View::Typed => Some(true),
             View::Absent | View::Deleted => Some(false),
         },

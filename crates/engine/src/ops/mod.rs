@@ -23,3 +23,4 @@ pub mod replication;
 pub mod sampled;
 pub(crate) mod sampled_work;
 pub mod sampler;
+pub mod watches;

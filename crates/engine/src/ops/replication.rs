@@ -293,18 +293,19 @@ impl<'a, 'r, Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'a, 'r, T
         let object = &self.minted.row.object;
         match answer {
             put::Answer::Written(acks) => {
+                let now = self.node.now();
                 let operations = &self.node.metrics.operations;
                 operations.acknowledged(self.minted.stored_at, &acks, self.sloppy, object);
                 let (Minted::New(dot) | Minted::Already(dot)) = self.minted.row.minted;
                 let answer = WriteAnswer::Written(WrittenAnswer {
                     acks: acks.counted,
                     hints: acks.hints,
-                    siblings: object.shown().len() as u32,
+                    siblings: object.shown_at(now).len() as u32,
                     dot: Some(dot),
                     version: object.version(),
                     seen: match mutated(Mutation::UnseenContext) {
                         true => Some(context_of(object)),
-                        false => context_after_write(object),
+                        false => context_after_write(object, now),
                     },
                 });
                 let object = self.write.return_body.then(|| object.clone());

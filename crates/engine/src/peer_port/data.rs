@@ -32,6 +32,13 @@ pub(super) fn carry_out(
                 |write: &mut Write, value| write.draft.value = write.has_value.then_some(value);
             WithPayload::bare(forwarded(node, view, asker, (operation, *write), payload, take))
         }
+        Data::ForwardExpiring { operation, lifetime, write } => {
+            let take = |write: &mut Write, value| {
+                write.draft.value = write.has_value.then_some(value);
+                write.draft.lifetime = lifetime;
+            };
+            WithPayload::bare(forwarded(node, view, asker, (operation, *write), payload, take))
+        }
         Data::Change { operation, write } => {
             let Some(change) = Operation::decode(&payload) else {
                 return WithPayload::bare(Reply::Refused(Refusal::Malformed));

@@ -1,10 +1,11 @@
 //! What makes replicas converge: handoff of hints, anti-entropy, filling, reassigning rows,
-//! reaping.
+//! removing what has expired, reaping.
 
 pub mod anti_entropy;
 pub mod delivery;
 pub mod distrusted;
 pub mod doubtful;
+pub mod expirer;
 pub mod fill;
 pub mod fill_state;
 pub mod handoff;

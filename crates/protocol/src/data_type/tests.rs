@@ -17,7 +17,7 @@ use super::*;
 use crate::bucket::Conflicts;
 use crate::clock::{Actor, Clock};
 use crate::name::NodeId;
-use crate::object::{Metadata, Object, WriteId};
+use crate::object::{Object, WriteId};
 use crate::row::{Coordinator, Draft, Incarnation, Limits, MintError, Minted, Row};
 use crate::stamp::Stamp;
 use crate::time::WallTime;
@@ -179,7 +179,10 @@ impl World {
             assert_eq!(Value::of(object, self.data_type), expected, "{object:?}");
             assert_eq!(Object::decode(object.to_bytes()).as_ref(), Ok(object));
             assert!(!object.is_conflict() && object.shown().is_empty());
-            assert_eq!(View::of(object, Conflicts::Siblings) == View::Typed, object.has_parts());
+            assert_eq!(
+                View::of(object, Conflicts::Siblings, WallTime(0)) == View::Typed,
+                object.has_parts()
+            );
         }
     }
 
@@ -204,14 +207,9 @@ impl World {
 fn draft(operation: &Operation, context: Clock, number: u8) -> Draft {
     Draft {
         context,
-        context_stamp: Stamp::default(),
-        metadata: Metadata::default(),
         write_id: WriteId([number + 1; 16]),
-        supersede_all: false,
-        unless_overtaken: false,
-        value: None,
         operation: Some(operation.clone()),
-        is_remembered: false,
+        ..Draft::default()
     }
 }
 

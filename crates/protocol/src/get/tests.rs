@@ -43,6 +43,7 @@ fn object(writes: u8) -> Object {
             value: None,
             metadata: Metadata::default(),
             stamp: Stamp::default(),
+            expires: None,
             writer: node(0),
             write_id: WriteId([at; 16]),
         });

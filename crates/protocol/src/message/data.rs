@@ -5,6 +5,7 @@ use super::head::family;
 use super::write::{Write, WriteAnswer};
 use crate::explain::Events;
 use crate::get::{ReadKind, RowKind};
+use crate::lifetime::Lifetime;
 use crate::name::Key;
 use crate::object::Version;
 use crate::put::Role;
@@ -71,6 +72,15 @@ family! {
         0x05 Change {
             /// The entry node's number for the operation.
             operation: u64,
+            /// The write.
+            write: Box<Write>,
+        },
+        /// A [`Data::Forward`] whose value lives as long as the request says.
+        0x06 ForwardExpiring {
+            /// The entry node's number for the operation.
+            operation: u64,
+            /// How long.
+            lifetime: Lifetime,
             /// The write.
             write: Box<Write>,
         },

@@ -13,7 +13,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::access::Scope;
 use crate::bucket_table::Table;
-use crate::clock::Clock;
 use crate::exchange::Page;
 use crate::explain::{Event, Events, Kind, Note};
 use crate::generation::{Remembered, Start};
@@ -21,6 +20,7 @@ use crate::get::{ReadKind, RowKind};
 use crate::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 use crate::hex::hex;
 use crate::layout::Partition;
+use crate::lifetime::Lifetime;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
@@ -106,15 +106,10 @@ fn status() -> Box<Status> {
 
 fn write() -> Box<Write> {
     let draft = Draft {
-        context: Clock::default(),
         context_stamp: Stamp(9),
         metadata: Metadata { content_type: "text/plain".to_owned(), user: Vec::new() },
         write_id: WriteId([1; 16]),
-        supersede_all: false,
-        unless_overtaken: false,
-        operation: None,
-        is_remembered: false,
-        value: None,
+        ..Draft::default()
     };
     Box::new(Write {
         key: key(),
@@ -147,6 +142,12 @@ fn messages() -> Vec<Message> {
         Data::Written { operation: 300, answer }.into(),
         Data::Explained { operation: 300, trace: 7, answer: explained, events }.into(),
         Data::Change { operation: 300, write: write() }.into(),
+        Data::ForwardExpiring {
+            operation: 300,
+            lifetime: Lifetime::Limited { seconds: 300 },
+            write: write(),
+        }
+        .into(),
         Repair::Roots { roots: vec![(tree, Root(5))] }.into(),
         Repair::Leaves { tree, to_fill: Some(1) }.into(),
         Repair::List { tree, leaves, after: Some(key()), to_fill: None }.into(),

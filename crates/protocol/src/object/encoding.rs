@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! kind and format u8 | length of the head u32 | head (postcard) | the values' bytes, concatenated
-//! head of a value: clock, siblings*; of a typed value: clock, (part, sibling)*
+//! head of a value: clock, siblings*; of a typed value: clock, (part, sibling)*; if anything in it
+//! expires: clock, (part, when or none, sibling)*
 //! sibling: dot, length of its bytes or none (a tombstone), metadata, stamp, writer, write id
 //! ```
 
@@ -16,6 +17,7 @@ use crate::data_type::Part;
 use crate::kind::Kind;
 use crate::name::NodeId;
 use crate::stamp::Stamp;
+use crate::time::WallTime;
 
 /// The most siblings an object decoded from a peer or the disk may hold: far above any limit for
 /// clients, so more is treated as damage.
@@ -38,7 +40,7 @@ impl Object {
     /// every replica.
     pub fn encode(&self, out: &mut BytesMut) {
         out.reserve(self.encoded_bytes_estimate());
-        let kind = if self.has_parts() { Kind::Typed } else { Kind::Value };
+        let kind = self.kind();
         out.put_u8(kind.first_byte());
         out.put_u32_le(0);
         let head_at = out.len();
@@ -46,11 +48,20 @@ impl Object {
         match kind {
             Kind::Value => append(&Head { clock, siblings }, out),
             Kind::Typed => append(&TypedHead { clock, siblings }, out),
+            Kind::Expiring => append(&ExpiringHead { clock, siblings }, out),
         }
         let head_len = (out.len() - head_at) as u32;
         out[head_at - 4..head_at].copy_from_slice(&head_len.to_le_bytes());
         for value in self.siblings.iter().filter_map(|s| s.value.as_ref()) {
             out.put_slice(value);
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.has_expiry(), self.has_parts()) {
+            (true, _) => Kind::Expiring,
+            (false, true) => Kind::Typed,
+            (false, false) => Kind::Value,
         }
     }
 
@@ -79,10 +90,14 @@ impl Object {
         let (clock, siblings) = match kind {
             Kind::Value => {
                 let OwnedHead { clock, siblings } = taken(&head)?;
-                (clock, decoded(siblings, |head| (Part::Value, head), &mut bytes)?)
+                (clock, decoded(siblings, |head| (Part::Value, None, head), &mut bytes)?)
             }
             Kind::Typed => {
                 let OwnedTypedHead { clock, siblings } = taken(&head)?;
+                (clock, decoded(siblings, |(part, head)| (part, None, head), &mut bytes)?)
+            }
+            Kind::Expiring => {
+                let OwnedExpiringHead { clock, siblings } = taken(&head)?;
                 (clock, decoded(siblings, |head| head, &mut bytes)?)
             }
         };
@@ -90,8 +105,14 @@ impl Object {
             return Err(DecodeError::Damaged);
         }
         let object = Self { clock, siblings };
-        if kind == Kind::Typed && !object.has_parts() {
-            return Err(DecodeError::Invalid("a typed object without parts"));
+        match kind {
+            Kind::Typed if !object.has_parts() => {
+                return Err(DecodeError::Invalid("a typed object without parts"));
+            }
+            Kind::Expiring if !object.has_expiry() => {
+                return Err(DecodeError::Invalid("an object that expires without saying when"));
+            }
+            Kind::Value | Kind::Typed | Kind::Expiring => {}
         }
         object.check().map(|()| object)
     }
@@ -123,6 +144,17 @@ struct TypedHead<'a> {
 
 fn typed_heads<S: Serializer>(siblings: &[Sibling], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(siblings.iter().map(|sibling| (sibling.part, SiblingHead::of(sibling))))
+}
+
+#[derive(Serialize)]
+struct ExpiringHead<'a> {
+    clock: &'a Clock,
+    #[serde(serialize_with = "expiring_heads")]
+    siblings: &'a [Sibling],
+}
+
+fn expiring_heads<S: Serializer>(siblings: &[Sibling], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(siblings.iter().map(|s| (s.part, s.expires, SiblingHead::of(s))))
 }
 
 #[derive(Serialize)]
@@ -160,6 +192,12 @@ struct OwnedTypedHead {
     siblings: Vec<(Part, OwnedSiblingHead)>,
 }
 
+#[derive(Deserialize)]
+struct OwnedExpiringHead {
+    clock: Clock,
+    siblings: Vec<(Part, Option<WallTime>, OwnedSiblingHead)>,
+}
+
 /// Decodes a whole head.
 fn taken<'de, T: Deserialize<'de>>(head: &'de [u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(head) {
@@ -171,15 +209,18 @@ fn taken<'de, T: Deserialize<'de>>(head: &'de [u8]) -> Result<T, DecodeError> {
 /// Takes the siblings' bytes from the front of `values`.
 fn decoded<T>(
     heads: Vec<T>,
-    split: impl Fn(T) -> (Part, OwnedSiblingHead),
+    split: impl Fn(T) -> (Part, Option<WallTime>, OwnedSiblingHead),
     values: &mut Bytes,
 ) -> Result<Vec<Sibling>, DecodeError> {
     if heads.len() > SIBLINGS_DECODE_MAX {
         return Err(DecodeError::Damaged);
     }
     let mut siblings = Vec::with_capacity(heads.len());
-    for (part, head) in heads.into_iter().map(split) {
-        let sibling = head.into_sibling(part, values)?;
+    for (part, expires, head) in heads.into_iter().map(split) {
+        let sibling = Sibling { expires, ..head.into_sibling(part, values)? };
+        if sibling.is_part() && expires.is_some() {
+            return Err(DecodeError::Invalid("a part of a typed value expires"));
+        }
         let fits = |bytes: &Bytes| sibling.metadata == Metadata::default() && part.fits(bytes);
         if sibling.is_part() && !sibling.value.as_ref().is_some_and(fits) {
             return Err(DecodeError::Invalid("the bytes of a part are not what it says"));
@@ -212,6 +253,7 @@ impl OwnedSiblingHead {
             value,
             metadata: self.metadata,
             stamp: self.stamp,
+            expires: None,
             writer: self.writer,
             write_id: self.write_id,
         })
@@ -259,7 +301,8 @@ mod tests {
     prop_compose! {
         fn siblings()(actor in 1..6u64, counter in 1..4u64, value in prop::option::of("[a-c]{0,9}"),
             content_type in "[a-z/]{0,9}", stamp: u64, write_id: [u8; 16], part in parts(),
-            user in prop::collection::vec(("[a-z]{1,3}", "[ -~]{0,5}"), 0..2)) -> Sibling {
+            user in prop::collection::vec(("[a-z]{1,3}", "[ -~]{0,5}"), 0..2),
+            expires in prop::option::weighted(0.2, any::<u64>())) -> Sibling {
             let metadata = match part {
                 None => Metadata { content_type, user },
                 Some(_) => Metadata::default(),
@@ -274,6 +317,7 @@ mod tests {
                 value,
                 metadata,
                 stamp: Stamp(stamp),
+                expires: expires.map(WallTime).filter(|_| part == Part::Value),
                 writer: NodeId::parse("n1").unwrap(),
                 write_id: WriteId(write_id),
             }
@@ -386,6 +430,9 @@ mod tests {
         assert_eq!(begun_by(0x02), DecodeError::Format(2));
         assert_eq!(begun_by(0x12), DecodeError::Format(2));
         assert_eq!(begun_by(0x11), DecodeError::Invalid("a typed object without parts"));
+        assert_eq!(begun_by(0x22), DecodeError::Format(2));
+        let never = DecodeError::Invalid("an object that expires without saying when");
+        assert_eq!(begun_by(0x21), never);
         assert_eq!(begun_by(0x31), DecodeError::Kind(3));
         assert!(begun_by(0x02).is_newer() && begun_by(0x31).is_newer());
         assert!(!begun_by(0).is_newer() && !begun_by(0xff).is_newer());

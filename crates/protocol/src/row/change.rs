@@ -55,6 +55,7 @@ impl Row {
                 value: Some(bytes),
                 metadata: Metadata::default(),
                 stamp,
+                expires: None,
                 writer: by.node,
                 write_id: draft.write_id,
             });

@@ -124,6 +124,7 @@ pub(crate) fn foreign_write(actor: u64, counter: u64) -> Object {
         value: (!counter.is_multiple_of(3)).then(|| Bytes::from(vec![byte; 100])),
         metadata: Metadata::default(),
         stamp: Stamp::at(WallTime(counter)),
+        expires: None,
         writer: NodeId::parse("n3").unwrap(),
         write_id: WriteId([byte; 16]),
     });

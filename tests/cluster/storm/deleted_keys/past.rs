@@ -12,6 +12,7 @@ pub(super) enum Step {
     PutBegun {
         value: String,
         over: BTreeSet<String>,
+        expires: bool,
     },
     PutEnded {
         value: String,
@@ -49,7 +50,8 @@ impl KeyHistory {
 
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::PutBegun { value, over } => {
+            Step::PutBegun { value, over, expires } => {
+                self.expiring.extend(expires.then(|| value.clone()));
                 self.puts.insert(value.clone(), Fate::Unknown);
                 self.superseded.extend(over.iter().cloned());
                 self.ended = false;
@@ -58,6 +60,7 @@ impl KeyHistory {
                 self.puts.insert(value.clone(), *fate);
                 if *fate == Fate::Acked {
                     self.covered.join(covered);
+                    self.ended = self.expiring.contains(value);
                 }
             }
             Step::DeleteBegun { of } => self.superseded.extend(of.iter().cloned()),
