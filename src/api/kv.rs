@@ -28,7 +28,7 @@ use quorate_engine::limits::sizes::LARGE_BYTES;
 use quorate_engine::node::Node;
 use quorate_engine::ops::coordinator;
 use quorate_engine::ops::entry::{self, ReadFailure, ReadOptions};
-use quorate_engine::ops::explain::{Facts, Recorder};
+use quorate_engine::ops::explain::{Facts, Recorder, Trace};
 
 /// Rough size of an object without its value, in bytes.
 const AROUND_A_VALUE_BYTES: usize = 1024;
@@ -125,10 +125,8 @@ pub(super) async fn get(gate: Gate, request: Request) -> Answer {
     let node = gate.node;
     let facts = Facts::of_read(&terms, pass.timeout_ms);
     let (recorder, explained) = question.wish.begin((&node, &view), &question.key, facts);
-    pass.begin();
-    let options = ReadOptions { view, terms, timeout_ms: pass.timeout_ms };
-    let (result, trace) = entry::read(&node, &question.key, options, recorder).await;
-    let object = charged(result, facts.n, &mut pass);
+    let (object, trace) =
+        read_recorded(&node, &question.key, (view, terms), &mut pass, recorder).await;
     let answer = object.and_then(|object| question.answer(&node, &object));
     let response = explained.end(&node, trace, answer)?;
     Ok(permit_body::until_sent(response, &node.admission, pass.permit))
@@ -142,12 +140,23 @@ pub(super) async fn read(
     (view, terms): (ClusterView, Terms),
     mut pass: Pass,
 ) -> Result<(Arc<Object>, Pass), Problem> {
+    let (object, _) = read_recorded(node, key, (view, terms), &mut pass, Recorder::off()).await;
+    Ok((object?, pass))
+}
+
+/// The same, recorded; with the trace, if it is kept.
+pub(super) async fn read_recorded(
+    node: &Arc<Node>,
+    key: &Key,
+    (view, terms): (ClusterView, Terms),
+    pass: &mut Pass,
+    recorder: Recorder,
+) -> (Result<Arc<Object>, Problem>, Option<Arc<Trace>>) {
     pass.begin();
     let n = terms.n;
     let options = ReadOptions { view, terms, timeout_ms: pass.timeout_ms };
-    let (result, _) = entry::read(node, key, options, Recorder::off()).await;
-    let object = charged(result, n, &mut pass)?;
-    Ok((object, pass))
+    let (result, trace) = entry::read(node, key, options, recorder).await;
+    (charged(result, n, pass), trace)
 }
 
 /// The object that was read, charged to the pass, or why there is none.

@@ -326,7 +326,6 @@ impl Problem {
     }
 
     /// The kind.
-    #[cfg(test)]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }

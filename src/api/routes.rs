@@ -78,13 +78,14 @@ routes! {
         ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
     /// Read a typed value
     GET_TYPED: GET "/types/{bucket}/{key}" => types::get,
-        of_key(Read), Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy"];
+        of_key(Read), Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy", "explain"];
     /// Change a typed value
     CHANGE_TYPED: POST "/types/{bucket}/{key}" => types::change,
-        of_key(Write), Requests, OfRequest, Put, ["w", "n", "timeout_ms", "sloppy", "return_body"];
+        of_key(Write), Requests, OfRequest, Put,
+        ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
     /// Delete a typed value
     DELETE_TYPED: DELETE "/types/{bucket}/{key}" => kv::delete,
-        of_key(Delete), Requests, OfRequest, Delete, ["w", "n", "timeout_ms", "sloppy"];
+        of_key(Delete), Requests, OfRequest, Delete, ["w", "n", "timeout_ms", "sloppy", "explain"];
     /// Carry out many operations
     BATCH: POST "/batch" => batch::run,
         Token, Requests, Longest, Other, ["r", "w", "n", "timeout_ms", "sloppy"];

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::conditions::ReadConditions;
+use super::explain::Wish;
 use super::gate::Gate;
 use super::headers::CONTEXT;
 use super::problem::{Kind, Problem};
@@ -29,6 +30,7 @@ use super::route::Answer;
 use super::write::{Change, WriteRequest};
 use super::{body, conditions, headers, kv, permit_body, represent, write};
 use quorate_engine::node::Node;
+use quorate_engine::ops::explain::Facts;
 
 /// The longest operation, in bytes of JSON: escapes make it longer than its content.
 const JSON_BYTES_MAX: usize = 2 * PARTS_BYTES_MAX;
@@ -40,22 +42,41 @@ pub(super) async fn get(gate: Gate, request: Request) -> Answer {
     let key = gate.key(&parts.uri)?;
     let params = gate.params(&parts.uri)?;
     let conditions = ReadConditions::parse(&parts.headers)?;
-    let (((view, terms), data_type), pass) = gate.enter_if(&params, |node| {
+    let wish = Wish::of(&gate.node, gate.arrived, params.explain, &parts.headers);
+    let (((view, terms), data_type), mut pass) = gate.enter_if(&params, |node| {
         let (view, terms) = kv::read_terms(node, &key, &params)?;
         let data_type = type_of(terms.conflicts, &key)?;
         Ok(((view, terms), data_type))
     })?;
-    let (object, pass) = kv::read(&gate.node, &key, (view, terms), pass).await?;
+    let node = &gate.node;
+    let facts = Facts::of_read(&terms, pass.timeout_ms);
+    let (recorder, explained) = wish.begin((node, &view), &key, facts);
+    let (object, trace) = kv::read_recorded(node, &key, (view, terms), &mut pass, recorder).await;
+    let answer = object.and_then(|object| shown_if(node, &key, &object, data_type, &conditions));
+    let response = explained.end(node, trace, answer)?;
+    Ok(permit_body::until_sent(response, &node.admission, pass.permit))
+}
+
+/// 200, or 304 if the client has that.
+///
+/// # Errors
+/// 412 if the conditions do not hold.
+fn shown_if(
+    node: &Node,
+    key: &Key,
+    object: &Object,
+    data_type: DataType,
+    conditions: &ReadConditions<'_>,
+) -> Answer {
     let tag = represent::etag(object.version(), "");
     let text = tag.to_str().unwrap_or_default().trim_matches('"');
     if conditions.fails((!object.is_absent()).then_some(text)) {
         return Err(represent::condition_failed());
     }
-    let response = match conditions.has(text, None) {
+    Ok(match conditions.has(text, None) {
         true => represent::not_modified(tag),
-        false => shown(&gate.node.contexts, &key, &object, data_type),
-    };
-    Ok(permit_body::until_sent(response, &gate.node.admission, pass.permit))
+        false => shown(&node.contexts, key, object, data_type),
+    })
 }
 
 /// The type of the key's bucket.

@@ -1,25 +1,23 @@
 //! `GET /kv/{bucket}/{key}?wait_ms=`: the answer once there is something that the client has not seen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quorate_protocol::context::Context;
+use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::time::WallTime;
 use tokio::time::{Instant, sleep_until};
 
-use super::gate::Gate;
+use super::gate::{Gate, Pass};
 use super::headers::{self, CONTEXT};
 use super::kv::{self, ReadRequest};
 use super::permit_body;
 use super::problem::{Kind, Problem};
 use super::route::Answer;
-
-/// How often a quorum is asked while no row of this node's own changes: it may be no home replica, or miss a
-/// write.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a request waited, beyond what it took.
 #[derive(Clone, Copy)]
@@ -41,31 +39,50 @@ pub(super) async fn get(gate: Gate, parts: Parts, wait_ms: u64) -> Answer {
     loop {
         let mut changed = std::pin::pin!(watch.changed());
         changed.as_mut().enable(); // before the read: what changes after it is not missed
-        let (question, read, pass) = ReadRequest::parse(&gate, parts.clone())?;
-        let (object, pass) = kv::read(&node, &key, read, pass).await?;
-        let now = node.now();
-        let is_over = object.has_expired(now);
-        let is_new = is_unseen(seen.as_ref().map(|(_, seen)| seen), &object)
-            || (is_over && was_over == Some(false));
-        let began = Instant::now();
-        if is_new || began >= deadline || node.is_draining() {
-            let answer = match &seen {
-                Some((context, _)) if !is_new => Ok(nothing_new(context)),
-                _ => question.answer(&node, &object),
-            };
-            let answer = answer
-                .map(|response| permit_body::until_sent(response, &node.admission, pass.permit));
-            return Ok(with_wait(answer, waited));
-        }
-        was_over.get_or_insert(is_over);
-        drop(pass); // whoever waits is no operation in flight
-        let end = end_of(&object, now).map_or(deadline, |end| began + end);
+        let found = look(&gate, &parts, &key).await;
+        let (now, began) = (node.now(), Instant::now());
+        let is_last = began >= deadline || node.is_draining();
+        let end = match found {
+            // Many were woken at once. Whoever waits has time.
+            Err(problem) if problem.kind() == Kind::Overloaded && !is_last => None,
+            Err(problem) => return Err(problem),
+            Ok((question, object, pass)) => {
+                let is_over = object.has_expired(now);
+                let is_new = is_unseen(seen.as_ref().map(|(_, seen)| seen), &object)
+                    || (is_over && was_over == Some(false));
+                if is_new || is_last {
+                    let answer = match &seen {
+                        Some((context, _)) if !is_new => Ok(nothing_new(context)),
+                        _ => question.answer(&node, &object),
+                    };
+                    let answer = answer.map(|response| {
+                        permit_body::until_sent(response, &node.admission, pass.permit)
+                    });
+                    return Ok(with_wait(answer, waited));
+                }
+                was_over.get_or_insert(is_over);
+                end_of(&object, now)
+            }
+        };
+        // Whoever waits is no operation in flight: the pass is dropped.
+        let until = began + node.watches.look_every().min(end.unwrap_or(Duration::MAX));
         tokio::select! {
             () = changed => {}
-            () = sleep_until(deadline.min(end).min(began + LOOK_EVERY)) => {}
+            () = sleep_until(deadline.min(until)) => {}
         }
         waited += began.elapsed();
     }
+}
+
+/// Reads the key as any GET does.
+async fn look(
+    gate: &Gate,
+    parts: &Parts,
+    key: &Key,
+) -> Result<(ReadRequest, Arc<Object>, Pass), Problem> {
+    let (question, read, pass) = ReadRequest::parse(gate, parts.clone())?;
+    let (object, pass) = kv::read(&gate.node, key, read, pass).await?;
+    Ok((question, object, pass))
 }
 
 /// Whether an object says anything that a client with this context has not seen.

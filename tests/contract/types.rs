@@ -74,6 +74,16 @@ fn every_type_is_changed_and_read_through_any_node() {
     let estimate = value(c, "/types/hll/k").as_u64().unwrap();
     assert!((490..=510).contains(&estimate), "{estimate}");
 
+    for (at, bucket, request) in [
+        (a, "set", Request::get("/types/set/k?explain=true")),
+        (b, "flag", Request::json("POST", "/types/flag/k?explain=true", r#"{"enable": true}"#)),
+    ] {
+        let explained = at.send(&request);
+        let id = explained.header("quorate-explain").unwrap();
+        let trace = at.get(&format!("/explain/{id}"));
+        assert_eq!((trace.status, &trace.json()["bucket"]), (200, &json!(bucket)));
+    }
+
     // One read says what is there, and what to send back.
     let read = b.get("/types/set/k");
     let again =

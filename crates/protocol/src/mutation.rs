@@ -114,6 +114,7 @@ mutations! {
     VoteNotSynced, "record-promise-not-synced", "a vote on a record is told before it is stored";
     TwoRecordsOneEpoch, "two-records-one-epoch", "a proposer overrides what may have been decided";
     MintAgain, "mint-again-after-outdated", "a write that begins again is minted again";
+    LeavingKeepsHints, "leaving-keeps-hints", "a node that leaves keeps hints although it may be let go";
     RemovedDiskReturns, "removed-disk-returns", "a node that was removed goes on, and is listened to";
     // Tokens.
     RevokedTokenReturns, "revoked-token-returns", "a node takes a revoked token back from one that missed it";

@@ -350,7 +350,8 @@ impl Monitor {
             }
         }
         let view = node.view();
-        let homes = view.homes(key);
+        // While the layout changes the next home replicas receive the key from these.
+        let homes = sources(&view, key);
         for (target, SeenHint { object, losses, epoch: seen_in, changes }) in gone {
             let (from, at) = (node.me, self.world.elapsed());
             let (of, what) = (key.clone(), object.clone());

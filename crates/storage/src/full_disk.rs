@@ -186,8 +186,12 @@ fn a_store_that_failed_for_lack_of_space_serves_reads_and_reopens() {
     }
     assert!(matches!(store.condition(), Condition::Failed(_)));
     assert_eq!(object(&store, HOME, "kept"), Some(kept), "reads still work");
-    disk.fill(0); // a flush that failed may have given back what it took
-    let (free, needed) = store.make_room_to_reopen().unwrap_err();
+    // A flush that failed may give back what it took, now or a little later.
+    let fill = |_| {
+        disk.fill(0);
+        store.make_room_to_reopen().err()
+    };
+    let (free, needed) = (0..100).find_map(fill).expect("the disk stays full in the end");
     assert!(free < needed);
     disk.empty();
     assert_eq!(store.make_room_to_reopen(), Ok(()));

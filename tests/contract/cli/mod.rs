@@ -3,6 +3,7 @@
 mod cluster;
 mod data;
 mod hostile;
+mod lifetimes;
 mod transfer;
 mod typed;
 

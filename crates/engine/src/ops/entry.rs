@@ -167,11 +167,17 @@ fn start(
     if is_slow {
         Arc::make_mut(&mut avoided).insert(node.me);
     }
+    // A node that leaves may be let go at any moment, and is not told first: what it kept for others would
+    // go with it. A home replica that refuses it may know that already.
+    let is_listed = homes.contains(&node.me)
+        || terms.sets.homes().contains(&node.me)
+        || terms.fallbacks.contains(&node.me);
+    let may_keep = is_listed || mutated(Mutation::LeavingKeepsHints);
     let timeouts = &node.config.timeouts;
     let plan = Plan {
         me: node.me,
         homes,
-        sloppy: terms.sloppy,
+        sloppy: terms.sloppy && may_keep,
         at_first_home: is_slow || write.needs_first_home(),
         mints_once: write.draft.counts() && !mutated(Mutation::IncrementRetried),
         accept_timeout_ms: timeouts.replica_ms,

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quorate_protocol::name::Key;
 use quorate_storage::Store;
@@ -14,6 +15,10 @@ use tokio::sync::futures::Notified;
 
 /// The most requests that wait at a time: as many as a node keeps connections.
 pub const WATCHES_MAX: usize = 10_000;
+/// How often one that waits asks a quorum at the most, in milliseconds.
+const LOOK_MS_MIN: usize = 500;
+/// How many of all that wait ask in a second at the most.
+const LOOKS_A_SECOND: usize = 1_000;
 
 /// All that wait.
 #[derive(Default)]
@@ -64,6 +69,13 @@ impl Watches {
         {
             watched.changed.notify_waiters();
         }
+    }
+
+    /// How often each that waits asks a quorum while no row of this node's own changes: it may be no home
+    /// replica, or miss a write. The more wait, the less often, so that waiting costs no more than so much.
+    pub fn look_every(&self) -> Duration {
+        let ms = (self.count() * 1_000 / LOOKS_A_SECOND).max(LOOK_MS_MIN);
+        Duration::from_millis(ms as u64)
     }
 
     /// How many wait.
@@ -124,7 +136,9 @@ mod tests {
     fn no_more_than_so_many_wait() {
         let watches = Arc::new(Watches::default());
         let key = Key::new("b", b"k").unwrap();
+        assert_eq!(watches.look_every(), Duration::from_millis(500));
         let mut all: Vec<Watch> = (0..WATCHES_MAX).map(|_| watches.watch(&key).unwrap()).collect();
+        assert_eq!(watches.look_every(), Duration::from_secs(10));
         assert!(watches.watch(&key).is_none());
         all.pop();
         assert!(watches.watch(&key).is_some());
