@@ -406,10 +406,7 @@ impl Operator {
 
     async fn settled(&self) -> Option<Value> {
         let shown = self.look().await?;
-        // A node that leaves is let go one record later, unless it is dead for good.
-        let there: Vec<usize> = self.cluster.all().collect();
-        let leaves = numbers_in(&shown["leaving"]).iter().any(|number| there.contains(number));
-        let has_ended = shown["phase"] == "stable" && !leaves;
+        let has_ended = shown["phase"] == "stable";
         for number in self.cluster.all() {
             let here = self.cluster.layout_at(number).await?;
             (here["hash"] == shown["hash"]).then_some(())?;
@@ -449,7 +446,9 @@ impl Operator {
 /// All nodes that a record names, with their disks.
 fn members_in(shown: &Value) -> BTreeMap<usize, String> {
     let lists = ["members", "next", "leaving"].map(|name| &shown[name]);
+    // A node that was let go is shown once more, and is no member.
     let all = lists.into_iter().filter_map(Value::as_array).flatten();
+    let all = all.filter(|it| it["released"] != true);
     let member = |it: &Value| {
         let number = it["name"].as_str().unwrap()[1..].parse().unwrap();
         (number, it["disk"].as_str().unwrap().to_owned())
