@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::Uri;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
 use quorate_engine::limits::admission::Permit;
 use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
+use quorate_protocol::context::Context;
 use quorate_protocol::name::{Bucket, Key};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use super::problem::Problem;
 use super::query::Params;
 use super::route::{Route, Shared};
 use super::who::Who;
-use super::{body, conditions, path};
+use super::{body, conditions, headers, path};
 
 /// What a node must be ready for to answer on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,19 @@ impl Gate {
     /// 400 `bad_path` with the reason.
     pub(super) fn key(&self, uri: &Uri) -> Result<Key, Problem> {
         path::key(self.rest(uri))
+    }
+
+    /// What a client has seen of a key: its context, as sent and as verified.
+    ///
+    /// # Errors
+    /// 400 if it is no context of this key.
+    pub(super) fn seen<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        key: &Key,
+    ) -> Result<Option<(&'a str, Context)>, Problem> {
+        let Some(text) = headers::context(headers)? else { return Ok(None) };
+        Ok(Some((text, self.node.contexts.verify(key, text)?)))
     }
 
     /// The bucket in the path.

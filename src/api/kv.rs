@@ -51,12 +51,12 @@ impl ReadRequest {
     pub(super) fn parse(
         gate: &Gate,
         parts: Parts,
+        params: &Params,
     ) -> Result<(Self, (ClusterView, Terms), Pass), Problem> {
         let key = gate.key(&parts.uri)?;
-        let params = gate.params(&parts.uri)?;
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
         let ((view, terms), pass) =
-            gate.enter_if(&params, |node| match read_terms(node, &key, &params)? {
+            gate.enter_if(params, |node| match read_terms(node, &key, params)? {
                 (_, terms) if terms.conflicts.data_type().is_some() => Err(represent::typed(&key)),
                 read => Ok(read),
             })?;
@@ -119,9 +119,9 @@ pub(super) async fn get(gate: Gate, request: Request) -> Answer {
             let detail = "a request that waits cannot be explained";
             return Err(Problem::bad_parameter("wait_ms", detail));
         }
-        return Box::pin(wait::get(gate, parts, wait_ms)).await;
+        return Box::pin(wait::get(gate, parts, params, wait_ms)).await;
     }
-    let (question, (view, terms), mut pass) = ReadRequest::parse(&gate, parts)?;
+    let (question, (view, terms), mut pass) = ReadRequest::parse(&gate, parts, &params)?;
     let node = gate.node;
     let facts = Facts::of_read(&terms, pass.timeout_ms);
     let (recorder, explained) = question.wish.begin((&node, &view), &question.key, facts);

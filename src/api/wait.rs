@@ -13,10 +13,11 @@ use quorate_protocol::time::WallTime;
 use tokio::time::{Instant, sleep_until};
 
 use super::gate::{Gate, Pass};
-use super::headers::{self, CONTEXT};
+use super::headers::CONTEXT;
 use super::kv::{self, ReadRequest};
 use super::permit_body;
 use super::problem::{Kind, Problem};
+use super::query::Params;
 use super::route::Answer;
 
 /// How long a request waited, beyond what it took.
@@ -25,13 +26,10 @@ pub(super) struct Waited(pub(super) Duration);
 
 /// Waits, and answers as a GET does, or 304 if the time is over and there is nothing that the context of
 /// the request has not seen.
-pub(super) async fn get(gate: Gate, parts: Parts, wait_ms: u64) -> Answer {
+pub(super) async fn get(gate: Gate, parts: Parts, params: Params, wait_ms: u64) -> Answer {
     let node = gate.node.clone();
     let key = gate.key(&parts.uri)?;
-    let seen = match headers::context(&parts.headers)? {
-        Some(text) => Some((text, node.contexts.verify(&key, text)?)),
-        None => None,
-    };
+    let seen = gate.seen(&parts.headers, &key)?;
     let watch = node.watches.watch(&key);
     let watch = watch.ok_or_else(|| Problem::new(Kind::Overloaded, "too many requests wait"))?;
     let deadline = Instant::now() + Duration::from_millis(wait_ms);
@@ -39,11 +37,11 @@ pub(super) async fn get(gate: Gate, parts: Parts, wait_ms: u64) -> Answer {
     loop {
         let mut changed = std::pin::pin!(watch.changed());
         changed.as_mut().enable(); // before the read: what changes after it is not missed
-        let found = look(&gate, &parts, &key).await;
+        let found = look(&gate, &parts, &params, &key).await;
         let (now, began) = (node.now(), Instant::now());
         let is_last = began >= deadline || node.is_draining();
         let end = match found {
-            // Many were woken at once. Whoever waits has time.
+            // Many were woken at once: this request has time.
             Err(problem) if problem.kind() == Kind::Overloaded && !is_last => None,
             Err(problem) => return Err(problem),
             Ok((question, object, pass)) => {
@@ -64,7 +62,7 @@ pub(super) async fn get(gate: Gate, parts: Parts, wait_ms: u64) -> Answer {
                 end_of(&object, now)
             }
         };
-        // Whoever waits is no operation in flight: the pass is dropped.
+        // A waiting request is no operation in flight: the pass is dropped.
         let until = began + node.watches.look_every().min(end.unwrap_or(Duration::MAX));
         tokio::select! {
             () = changed => {}
@@ -78,9 +76,10 @@ pub(super) async fn get(gate: Gate, parts: Parts, wait_ms: u64) -> Answer {
 async fn look(
     gate: &Gate,
     parts: &Parts,
+    params: &Params,
     key: &Key,
 ) -> Result<(ReadRequest, Arc<Object>, Pass), Problem> {
-    let (question, read, pass) = ReadRequest::parse(gate, parts.clone())?;
+    let (question, read, pass) = ReadRequest::parse(gate, parts.clone(), params)?;
     let (object, pass) = kv::read(&gate.node, key, read, pass).await?;
     Ok((question, object, pass))
 }

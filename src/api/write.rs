@@ -71,10 +71,7 @@ impl<'a> WriteRequest<'a> {
         let condition = conditions::condition(&parts.headers)?;
         let idempotency_key = headers::idempotency_key(&parts.headers)?;
         let lifetime = headers::lifetime(&parts.headers)?;
-        let context = match headers::context(&parts.headers)? {
-            Some(text) => Some((text, gate.node.contexts.verify(&key, text)?)),
-            None => None,
-        };
+        let context = gate.seen(&parts.headers, &key)?;
         let wish = Wish::of(&gate.node, gate.arrived, params.explain, &parts.headers);
         Ok(Self {
             parts,

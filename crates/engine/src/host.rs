@@ -70,6 +70,14 @@ pub trait Clock: Send + Sync {
 pub trait Chance: Send + Sync {
     /// The next random number.
     fn draw(&self) -> u64;
+
+    /// The next two, as bytes.
+    fn draw_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.draw().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.draw().to_le_bytes());
+        bytes
+    }
 }
 
 /// Small files of the node's own in its data directory, besides its store.

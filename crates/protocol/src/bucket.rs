@@ -84,8 +84,8 @@ pub struct Properties {
     pub conflicts: Conflicts,
     /// Whether fallbacks count when home replicas are down.
     pub sloppy: bool,
-    /// How long values live for which a write says nothing else, in seconds; `None` for ever. No default
-    /// that nodes compare: it is set for a bucket.
+    /// The lifetime of values whose write gives none, in seconds; `None`: they do not expire. It is set for
+    /// a bucket, and is no default that nodes compare.
     #[serde(skip)]
     pub expires_in_s: Option<u32>,
 }
@@ -117,11 +117,11 @@ pub struct Settings {
     pub conflicts: Option<Conflicts>,
     /// Whether fallbacks count.
     pub sloppy: Option<bool>,
-    /// How long values live for which a write says nothing else, in seconds; `None` for ever.
+    /// The lifetime of values whose write gives none, in seconds; `None`: they do not expire.
     pub expires_in_s: Option<u32>,
 }
 
-/// Settings as they are encoded. Those of a bucket whose values live for ever are what earlier releases
+/// Settings as they are encoded. Those of a bucket without a lifetime are what earlier releases
 /// write and read: the two variants of [`Replicas`] that they know are an `Option` to them.
 #[derive(Serialize, Deserialize)]
 struct Code {

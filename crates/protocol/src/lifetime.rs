@@ -28,7 +28,7 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
-    /// The lifetime in a bucket whose values live so many seconds, or for ever.
+    /// The lifetime in a bucket with this one, in seconds; `None`: values do not expire.
     #[must_use]
     pub fn in_bucket(self, seconds: Option<u32>) -> Self {
         match (self, seconds) {

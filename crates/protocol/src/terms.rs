@@ -62,7 +62,7 @@ pub struct Terms {
     pub sloppy: bool,
     /// How conflicts are shown to the client.
     pub conflicts: Conflicts,
-    /// How long values live for which a write says nothing else, in seconds; `None` for ever.
+    /// The lifetime of values whose write gives none, in seconds; `None`: they do not expire.
     pub expires_in_s: Option<u32>,
     /// What the request asked.
     pub asked: QuorumOptions,
@@ -155,6 +155,11 @@ impl Terms {
     /// R of a read, W of a write.
     pub fn needed(&self) -> u16 {
         self.sets.required()
+    }
+
+    /// Whether a node is a home replica or one of the fallbacks: one that leaves is neither.
+    pub fn lists(&self, node: NodeId) -> bool {
+        self.sets.homes().contains(&node) || self.fallbacks.contains(&node)
     }
 
     /// The home replicas that a write asks. A request's `n` narrows each set; `first`, if it is one

@@ -105,7 +105,7 @@ impl Cluster {
     }
 
     /// A member whose disk was wiped, and whose configuration names only nodes that have been removed since,
-    /// finds nobody: an operator has to say where the cluster is.
+    /// finds no member: an operator has to say where the cluster is.
     fn point_out_the_cluster(&self) {
         let nodes = self.nodes();
         let Some(newest) = nodes.iter().max_by_key(|node| node.epoch().number) else { return };

@@ -108,7 +108,7 @@ impl Lifetimes {
     }
 }
 
-/// How long a value lives: for ever, or so shortly that it expires within the run.
+/// How long a value lives: without end, or so shortly that it expires within the run.
 pub(crate) fn draw(world: &World, setup: &Setup, key: &Key, number: WriteNo) -> Lifetime {
     if !world.percent(setup.lifetimes_percent) {
         return Lifetime::Unlimited;

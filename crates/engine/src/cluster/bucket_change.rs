@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quorate_protocol::bucket::{Conflicts, Settings};
 use quorate_protocol::bucket_table::Table;
+use quorate_protocol::data_type::DataType;
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::Bucket;
@@ -23,9 +24,11 @@ use crate::ops::{keys, replica};
 /// # Errors
 /// [`BucketsError`]; nothing changed.
 pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), BucketsError> {
+    let has = node.view().properties(bucket.as_str()).conflicts.data_type();
+    let conflicts = settings.conflicts.or(has.map(Conflicts::from)); // a type stays
+    let settings = Settings { conflicts, ..settings };
     settings.check(&node.buckets.defaults, node.buckets.nodes())?;
-    let settings = Settings { conflicts: conflicts(node, &bucket, settings).await?, ..settings };
-    settings.check(&node.buckets.defaults, node.buckets.nodes())?; // with the type that it has
+    check_type(node, &bucket, has, conflicts).await?;
     if settings == Settings::default() && is_unknown_everywhere(node, &bucket).await {
         return Ok(());
     }
@@ -47,28 +50,25 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
     Ok(())
 }
 
-/// What to set for conflicts: a type stays, and is set only while there are no keys.
-async fn conflicts(
+/// Checks that a bucket with a type keeps it, and that another is given one only while it has no keys.
+async fn check_type(
     node: &Arc<Node>,
     bucket: &Bucket,
-    settings: Settings,
-) -> Result<Option<Conflicts>, BucketsError> {
-    let has = node.view().properties(bucket.as_str()).conflicts.data_type();
-    match (has, settings.conflicts) {
-        (Some(has), None) => Ok(Some(has.into())),
-        (Some(has), Some(wanted)) if wanted.data_type() != Some(has) => {
-            Err(BucketsError::Typed { has })
-        }
-        (None, Some(wanted)) if wanted.data_type().is_some() => {
+    has: Option<DataType>,
+    wanted: Option<Conflicts>,
+) -> Result<(), BucketsError> {
+    match (has, wanted.and_then(Conflicts::data_type)) {
+        (Some(has), wanted) if wanted != Some(has) => Err(BucketsError::Typed { has }),
+        (None, Some(_)) => {
             let (bucket, prefix, after, limit) = (bucket.clone(), String::new(), None, 1);
             let page = keys::list(node, &ListRequest { bucket, prefix, after, limit }).await;
             match (page.keys.is_empty() && page.next.is_none(), page.is_complete) {
-                (true, true) => Ok(Some(wanted)),
+                (true, true) => Ok(()),
                 (true, false) => Err(BucketsError::Unlisted),
                 (false, _) => Err(BucketsError::NotEmpty),
             }
         }
-        (_, wanted) => Ok(wanted),
+        (Some(_) | None, _) => Ok(()),
     }
 }
 

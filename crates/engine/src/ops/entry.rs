@@ -169,10 +169,7 @@ fn start(
     }
     // A node that leaves may be let go at any moment, and is not told first: what it kept for others would
     // go with it. A home replica that refuses it may know that already.
-    let is_listed = homes.contains(&node.me)
-        || terms.sets.homes().contains(&node.me)
-        || terms.fallbacks.contains(&node.me);
-    let may_keep = is_listed || mutated(Mutation::LeavingKeepsHints);
+    let may_keep = terms.lists(node.me) || mutated(Mutation::LeavingKeepsHints);
     let timeouts = &node.config.timeouts;
     let plan = Plan {
         me: node.me,

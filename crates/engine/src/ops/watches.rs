@@ -1,7 +1,7 @@
 //! Who waits for a change of a key: requests that stay open until there is something new.
 //!
-//! The store tells of each home row that it has changed. Whoever waits is woken, and reads again; it missed
-//! nothing, since it began to listen before it read.
+//! The store tells of each home row that it has changed. A waiting request is woken, and reads again; it
+//! misses nothing, since it began to listen before it read.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -119,7 +119,7 @@ mod tests {
     fn a_change_wakes_those_that_wait_for_its_key_alone() {
         let watches = Arc::new(Watches::default());
         let key = |name: &str| Key::new("b", name.as_bytes()).unwrap();
-        watches.changed(&key("a")); // nobody waits
+        watches.changed(&key("a")); // no request waits
         let [one, two, other] = ["a", "a", "b"].map(|name| watches.watch(&key(name)).unwrap());
         let mut waiting = [one.changed(), two.changed(), other.changed()].map(Box::pin);
         waiting.iter_mut().for_each(|it| assert!(!it.as_mut().enable()));

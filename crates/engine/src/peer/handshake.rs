@@ -16,10 +16,7 @@ use crate::peer::member::Peer;
 
 /// A nonce.
 pub fn nonce(chance: &dyn Chance) -> Nonce {
-    let mut nonce = [0; 16];
-    nonce[..8].copy_from_slice(&chance.draw().to_le_bytes());
-    nonce[8..].copy_from_slice(&chance.draw().to_le_bytes());
-    nonce
+    chance.draw_bytes()
 }
 
 /// What a node says when it opens a stream.

@@ -92,11 +92,11 @@ async fn find(
 ) -> Result<(Vec<(Partition, Due)>, Option<From>), Error> {
     let view = view.clone();
     let search = move |node: &Node| {
-        let due = due(node);
+        let (due, n) = (due(node), view.n_max());
         let mut found = Vec::new();
         for partition in view.partitions().filter(|partition| *partition >= first) {
             let after = after.take();
-            if !is_mine(node, &view.homes_of(Tree { partition, n: view.n_max() })) {
+            if !is_mine(node, &view.homes_of(Tree { partition, n })) {
                 continue;
             }
             let room = PAGE_KEYS - found.len();
@@ -150,13 +150,10 @@ async fn remove(node: &Arc<Node>, view: &ClusterView, partition: Partition, due_
 }
 
 fn removal(node: &Node, key: Key) -> Write {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&node.host.chance.draw().to_le_bytes());
-    id[8..].copy_from_slice(&node.host.chance.draw().to_le_bytes());
     Write {
         key,
         draft: Draft {
-            write_id: WriteId(id),
+            write_id: WriteId(node.host.chance.draw_bytes()),
             removes_expired: Some(due(node)),
             ..Draft::default()
         },

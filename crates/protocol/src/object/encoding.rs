@@ -46,9 +46,13 @@ impl Object {
         let head_at = out.len();
         let (clock, siblings) = (&self.clock, &self.siblings[..]);
         match kind {
-            Kind::Value => append(&Head { clock, siblings }, out),
-            Kind::Typed => append(&TypedHead { clock, siblings }, out),
-            Kind::Expiring => append(&ExpiringHead { clock, siblings }, out),
+            Kind::Value => append(&(clock, heads(siblings, SiblingHead::of)), out),
+            Kind::Typed => {
+                append(&(clock, heads(siblings, |s| (s.part, SiblingHead::of(s)))), out);
+            }
+            Kind::Expiring => {
+                append(&(clock, heads(siblings, |s| (s.part, s.expires, SiblingHead::of(s)))), out);
+            }
         }
         let head_len = (out.len() - head_at) as u32;
         out[head_at - 4..head_at].copy_from_slice(&head_len.to_le_bytes());
@@ -87,18 +91,18 @@ impl Object {
             return Err(DecodeError::Damaged);
         }
         let head = bytes.split_to(head_len);
-        let (clock, siblings) = match kind {
+        let (clock, siblings): (Clock, Vec<Sibling>) = match kind {
             Kind::Value => {
-                let OwnedHead { clock, siblings } = taken(&head)?;
-                (clock, decoded(siblings, |head| (Part::Value, None, head), &mut bytes)?)
+                let (clock, heads) = taken(&head)?;
+                (clock, decoded(heads, |head| (Part::Value, None, head), &mut bytes)?)
             }
             Kind::Typed => {
-                let OwnedTypedHead { clock, siblings } = taken(&head)?;
-                (clock, decoded(siblings, |(part, head)| (part, None, head), &mut bytes)?)
+                let (clock, heads) = taken(&head)?;
+                (clock, decoded(heads, |(part, head)| (part, None, head), &mut bytes)?)
             }
             Kind::Expiring => {
-                let OwnedExpiringHead { clock, siblings } = taken(&head)?;
-                (clock, decoded(siblings, |head| head, &mut bytes)?)
+                let (clock, heads) = taken(&head)?;
+                (clock, decoded(heads, |head| head, &mut bytes)?)
             }
         };
         if !bytes.is_empty() {
@@ -124,37 +128,17 @@ const HEAD_BYTES_ABOUT: usize = 16;
 const ENTRY_BYTES_ABOUT: usize = 16;
 const SIBLING_BYTES_ABOUT: usize = 72;
 
-#[derive(Serialize)]
-struct Head<'a> {
-    clock: &'a Clock,
-    #[serde(serialize_with = "heads")]
-    siblings: &'a [Sibling],
+/// The siblings of a head, each encoded as the function says.
+struct Heads<'a, F>(&'a [Sibling], F);
+
+fn heads<'a, T, F: Fn(&'a Sibling) -> T>(siblings: &'a [Sibling], head: F) -> Heads<'a, F> {
+    Heads(siblings, head)
 }
 
-fn heads<S: Serializer>(siblings: &[Sibling], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(siblings.iter().map(SiblingHead::of))
-}
-
-#[derive(Serialize)]
-struct TypedHead<'a> {
-    clock: &'a Clock,
-    #[serde(serialize_with = "typed_heads")]
-    siblings: &'a [Sibling],
-}
-
-fn typed_heads<S: Serializer>(siblings: &[Sibling], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(siblings.iter().map(|sibling| (sibling.part, SiblingHead::of(sibling))))
-}
-
-#[derive(Serialize)]
-struct ExpiringHead<'a> {
-    clock: &'a Clock,
-    #[serde(serialize_with = "expiring_heads")]
-    siblings: &'a [Sibling],
-}
-
-fn expiring_heads<S: Serializer>(siblings: &[Sibling], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(siblings.iter().map(|s| (s.part, s.expires, SiblingHead::of(s))))
+impl<'a, T: Serialize, F: Fn(&'a Sibling) -> T> Serialize for Heads<'a, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(&self.1))
+    }
 }
 
 #[derive(Serialize)]
@@ -180,24 +164,6 @@ impl<'a> SiblingHead<'a> {
     }
 }
 
-#[derive(Deserialize)]
-struct OwnedHead {
-    clock: Clock,
-    siblings: Vec<OwnedSiblingHead>,
-}
-
-#[derive(Deserialize)]
-struct OwnedTypedHead {
-    clock: Clock,
-    siblings: Vec<(Part, OwnedSiblingHead)>,
-}
-
-#[derive(Deserialize)]
-struct OwnedExpiringHead {
-    clock: Clock,
-    siblings: Vec<(Part, Option<WallTime>, OwnedSiblingHead)>,
-}
-
 /// Decodes a whole head.
 fn taken<'de, T: Deserialize<'de>>(head: &'de [u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(head) {
@@ -217,7 +183,7 @@ fn decoded<T>(
     }
     let mut siblings = Vec::with_capacity(heads.len());
     for (part, expires, head) in heads.into_iter().map(split) {
-        let sibling = Sibling { expires, ..head.into_sibling(part, values)? };
+        let sibling = head.into_sibling((part, expires), values)?;
         if sibling.is_part() && expires.is_some() {
             return Err(DecodeError::Invalid("a part of a typed value expires"));
         }
@@ -241,7 +207,11 @@ struct OwnedSiblingHead {
 }
 
 impl OwnedSiblingHead {
-    fn into_sibling(self, part: Part, values: &mut Bytes) -> Result<Sibling, DecodeError> {
+    fn into_sibling(
+        self,
+        (part, expires): (Part, Option<WallTime>),
+        values: &mut Bytes,
+    ) -> Result<Sibling, DecodeError> {
         let value = match self.value_len.map(|len| len as usize) {
             None => None,
             Some(len) if len <= values.len() => Some(values.split_to(len)),
@@ -253,7 +223,7 @@ impl OwnedSiblingHead {
             value,
             metadata: self.metadata,
             stamp: self.stamp,
-            expires: None,
+            expires,
             writer: self.writer,
             write_id: self.write_id,
         })
