@@ -1,8 +1,8 @@
 //! Lines of a file or of standard input, read ahead on a thread of their own.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read as _};
-use std::path::PathBuf;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 ///
 /// # Errors
 /// Why it cannot be read.
-pub(crate) fn next(lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>, String> {
+fn next(lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>, String> {
     let mut text = Vec::new();
     let read = lines.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut text);
     match read.map_err(|error| error.to_string())? {
@@ -29,6 +29,15 @@ pub(crate) fn next(lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>, String> {
         text.pop();
     }
     Ok(Some(text))
+}
+
+/// All lines of a file.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(crate) fn in_file(file: &Path) -> io::Result<impl Iterator<Item = Result<Vec<u8>, String>>> {
+    let mut lines = BufReader::new(File::open(file)?);
+    Ok(std::iter::from_fn(move || next(&mut lines).transpose()))
 }
 
 /// Reads lines on a thread of its own, without the first ones: standard input (no file) may be slow. Nothing

@@ -3,8 +3,6 @@
 mod line;
 mod show;
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,8 +22,8 @@ use crate::progress::Progress;
 /// How many lines are sent at a time, and how many bytes of them.
 const LINES_MAX: usize = 1000;
 const BYTES_MAX: usize = 8 << 20;
-/// So long after the first line those that came are sent, even if there are few: whoever writes them may
-/// wait for results.
+/// So long after the first line those that came are sent, even if there are few: the program that writes
+/// them may wait for results.
 const GATHER: Duration = Duration::from_millis(200);
 /// How long operations are retried.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -142,19 +140,14 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
 /// Checks all lines of a file, so that nothing is done if one is wrong; returns how many there are.
 fn check(file: &Path, client: &Client) -> Done<u64> {
     let named = |why: String| Failure::usage(format!("{}: {why}", file.display()));
-    let mut lines = BufReader::new(File::open(file).map_err(|error| named(error.to_string()))?);
     let mut number = 0;
-    loop {
-        let checked = match lines::next(&mut lines) {
-            Ok(None) => return Ok(number),
-            Ok(Some(text)) => parse(&text, client).map(|_| ()),
-            Err(why) => Err(why),
-        };
+    for line in lines::in_file(file).map_err(|error| named(error.to_string()))? {
         number += 1;
-        checked.map_err(|why| {
+        line.and_then(|text| parse(&text, client).map(drop)).map_err(|why| {
             named(format!("line {number}: {why}")).advise("nothing was done; see --help")
         })?;
     }
+    Ok(number)
 }
 
 async fn all(

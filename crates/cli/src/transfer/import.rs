@@ -1,8 +1,6 @@
 //! `quorate import`.
 
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +14,7 @@ use super::merge::{Became, OnConflict, one};
 use crate::app::App;
 use crate::args::{Common, bucket_name};
 use crate::exit::{Done, Exit, Failure, Stop};
+use crate::lines;
 use crate::out::{count, note};
 use crate::progress::Progress;
 
@@ -168,21 +167,17 @@ fn stopped(mut failure: Failure, totals: &Totals, dry_run: bool, next_line: u64)
 /// to do.
 fn check(file: &Path, args: &Args) -> Done<u64> {
     let named = |why: String| Failure::usage(format!("{}: {why}", file.display()));
-    let mut lines = BufReader::new(File::open(file).map_err(|error| named(error.to_string()))?);
     let mut number = 0;
-    loop {
-        let text = match crate::lines::next(&mut lines) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Ok(number - (args.from_line - 1).min(number)),
-            Err(why) => return Err(named(format!("line {}: {why}", number + 1)).into()),
-        };
+    for line in lines::in_file(file).map_err(|error| named(error.to_string()))? {
         number += 1;
+        let text = line.map_err(|why| named(format!("line {number}: {why}")))?;
         if number >= args.from_line {
             Line::parse(&text, args.bucket.as_deref()).map_err(|why| {
                 named(format!("line {number}: {why}")).advise("nothing was written")
             })?;
         }
     }
+    Ok(number - (args.from_line - 1).min(number))
 }
 
 async fn import(
@@ -193,7 +188,7 @@ async fn import(
     totals: &mut Totals,
     progress: &mut Progress,
 ) -> Done {
-    let lines = crate::lines::of(file, args.from_line - 1);
+    let lines = lines::of(file, args.from_line - 1);
     let lines = stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)));
     let failed = |error: Error| Stop::from(app.failure(&error));
     // Two lines of one key, as an export that was continued may have, must not be stored at once: both
