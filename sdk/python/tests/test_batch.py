@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,21 +25,6 @@ NOTHING = {"status": 404, "problem": {"type": "urn:quorate:problem:key_not_found
 
 def answer(*results: Any) -> dict[str, Any]:
     return {"status": 200, "headers": {**JSON, "X-Request-Id": "r1"}, "json": {"results": list(results)}}
-
-
-@pytest.fixture
-def serve() -> Iterator[Any]:
-    opened: list[Any] = []
-
-    def start(*answers: dict[str, Any], **options: Any) -> tuple[quorate.Client, Stub]:
-        stub = Stub(list(answers))
-        client = quorate.Client(stub.url, discover=False, **options)
-        opened.extend([client, stub])
-        return client, stub
-
-    yield start
-    for each in opened:
-        each.close()
 
 
 def sent_operations(stub: Stub) -> list[list[dict[str, Any]]]:

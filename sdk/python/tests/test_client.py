@@ -24,21 +24,6 @@ CONFLICT = {
 }
 
 
-@pytest.fixture
-def serve() -> Iterator[Any]:
-    opened: list[Any] = []
-
-    def start(*answers: dict[str, Any], **options: Any) -> tuple[quorate.Client, Stub]:
-        stub = Stub(list(answers))
-        client = quorate.Client(stub.url, discover=False, **options)
-        opened.extend([client, stub])
-        return client, stub
-
-    yield start
-    for each in opened:
-        each.close()
-
-
 def test_update_begins_again_when_another_write_came_in_between(serve: Any) -> None:
     client, stub = serve(VALUE, CHANGED, {**VALUE, "body": "two"}, DONE)
     seen = []

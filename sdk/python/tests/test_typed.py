@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -36,21 +35,6 @@ def shown(kind: str, value: Any) -> dict[str, Any]:
 def response(body: Any) -> Response:
     headers = [(b"Content-Type", b"application/json"), (b"Quorate-Context", b"c1")]
     return Response(200, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
-
-
-@pytest.fixture
-def serve() -> Iterator[Any]:
-    opened: list[Any] = []
-
-    def start(*answers: dict[str, Any]) -> tuple[quorate.Client, Stub]:
-        stub = Stub(list(answers))
-        client = quorate.Client(stub.url, discover=False)
-        opened.extend([client, stub])
-        return client, stub
-
-    yield start
-    for each in opened:
-        each.close()
 
 
 def test_a_read_removes_with_its_context(serve: Any) -> None:

@@ -6,7 +6,8 @@ import { test } from "node:test";
 import * as batch from "../src/batch.js";
 import * as quorate from "../src/index.js";
 import type { Answer } from "../src/parse.js";
-import { type Json, Stub } from "./conformance/servers.js";
+import type { Json, Stub } from "./conformance/servers.js";
+import { withStub } from "./stub.js";
 
 const WRITTEN = { status: 204, context: "c", siblings_count: 1, acks: 2, hints: 0 };
 const BUSY = { status: 503, problem: { type: "urn:quorate:problem:overloaded", outcome: "not_applied" } };
@@ -26,19 +27,6 @@ const put = (key: string, value: string | Uint8Array = "v"): quorate.BatchPut =>
 });
 const many = <T>(count: number, of: (at: number) => T): T[] =>
   Array.from({ length: count }, (_, at) => of(at));
-
-async function withStub(
-  answers: readonly Json[],
-  work: (client: quorate.Client, stub: Stub) => Promise<void>,
-  options: quorate.ClientOptions = {},
-): Promise<void> {
-  const stub = await Stub.start(answers);
-  try {
-    await work(new quorate.Client(stub.url, { discover: false, ...options }), stub);
-  } finally {
-    stub.close();
-  }
-}
 
 const sentOperations = (stub: Stub): any[][] => stub.take().map((each) => JSON.parse(each.body).operations);
 

@@ -6,7 +6,8 @@ import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 
 import * as quorate from "../src/index.js";
-import { type Json, Stub } from "./conformance/servers.js";
+import type { Json } from "./conformance/servers.js";
+import { withStub } from "./stub.js";
 
 const VALUE = { status: 200, headers: { "Quorate-Context": "c1", ETag: '"e1"' }, body: "one" };
 const DONE = { status: 204, headers: { "Quorate-Context": "c2", "Quorate-Siblings": "1" } };
@@ -21,19 +22,6 @@ const CONFLICT = {
     ],
   },
 };
-
-async function withStub(
-  answers: readonly Json[],
-  work: (client: quorate.Client, stub: Stub) => Promise<void>,
-  options: quorate.ClientOptions = {},
-): Promise<void> {
-  const stub = await Stub.start(answers);
-  try {
-    await work(new quorate.Client(stub.url, { discover: false, ...options }), stub);
-  } finally {
-    stub.close();
-  }
-}
 
 test("update begins again when another write came in between", () =>
   withStub([VALUE, CHANGED, { ...VALUE, body: "two" }, DONE], async (client, stub) => {

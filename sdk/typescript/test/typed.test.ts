@@ -8,7 +8,8 @@ import type { Answer } from "../src/parse.js";
 import * as parse from "../src/parse_typed.js";
 import type { Kind } from "../src/typed.js";
 import * as wire from "../src/wire.js";
-import { type Json, Stub } from "./conformance/servers.js";
+import type { Json } from "./conformance/servers.js";
+import { withStub } from "./stub.js";
 
 const DONE = { status: 204, headers: { "Quorate-Acks": "2" } };
 const REQUEST = wire.typedGet("b", "k", {});
@@ -29,18 +30,6 @@ function shown(type: string, value: unknown): Json {
 function answer(body: string): Answer {
   const headers = new Headers({ "Content-Type": "application/json", "Quorate-Context": "c1" });
   return { status: 200, headers, body: new TextEncoder().encode(body), isWhole: true };
-}
-
-async function withStub(
-  answers: readonly Json[],
-  work: (client: quorate.Client, stub: Stub) => Promise<void>,
-): Promise<void> {
-  const stub = await Stub.start(answers);
-  try {
-    await work(new quorate.Client(stub.url, { discover: false }), stub);
-  } finally {
-    stub.close();
-  }
 }
 
 test("a read removes with its context", () =>
