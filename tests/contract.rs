@@ -34,6 +34,8 @@ mod dev;
 mod expiry;
 #[path = "contract/explain.rs"]
 mod explain;
+#[path = "contract/feeds.rs"]
+mod feeds;
 #[path = "contract/frames.rs"]
 mod frames;
 #[path = "contract/heads.rs"]

@@ -85,7 +85,8 @@ fn the_engine_leaves_nothing_to_the_machine() {
 fn an_operation_looks_at_the_cluster_once() {
     const LOOKS: [&str; 5] =
         ["node.layout", "node.buckets", "node.partition(", "config.layout", "config.defaults"];
-    const VIEWS: [(&str, usize); 4] = [
+    const VIEWS: [(&str, usize); 5] = [
+        ("ops/feed.rs", 1),
         ("ops/inspect.rs", 1),
         ("ops/keys.rs", 1),
         ("peer_port/batch.rs", 2),

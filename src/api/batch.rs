@@ -231,7 +231,10 @@ fn encoded(name: &str) -> impl std::fmt::Display {
 }
 
 /// The result of one operation, and how many bytes of it count. What finds no room is not shown.
-async fn result_of(response: Response, has_room: impl FnOnce(usize) -> bool) -> (Value, usize) {
+pub(super) async fn result_of(
+    response: Response,
+    has_room: impl FnOnce(usize) -> bool,
+) -> (Value, usize) {
     let (parts, body) = response.into_parts();
     let mut result = Map::new();
     let bytes = match to_bytes(body, ANSWER_BYTES_MAX).await {

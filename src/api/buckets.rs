@@ -22,6 +22,8 @@ use quorate_engine::cluster::bucket_change;
 use quorate_engine::cluster::buckets::BucketsError;
 use quorate_engine::node::Node;
 
+/// The names of all properties.
+const PROPERTIES: &str = "n, r, w, conflicts, type, sloppy, expires_in_s, feed_retention_s";
 /// The longest properties document, in bytes of JSON.
 const JSON_BYTES_MAX: usize = 16 << 10;
 
@@ -49,6 +51,7 @@ fn shown(properties: &Properties) -> Value {
     value["conflicts"] = conflicts(properties.conflicts);
     value["type"] = json!(type_name(properties.conflicts));
     value["expires_in_s"] = json!(properties.expires_in_s);
+    value["feed_retention_s"] = json!(properties.feed_retention_s);
     value
 }
 
@@ -67,12 +70,13 @@ pub(super) fn type_name(conflicts: Conflicts) -> &'static str {
 
 /// Only what was set explicitly, without values from the defaults.
 fn set_only(settings: &Settings) -> Value {
-    let Settings { n, r, w, conflicts, sloppy, expires_in_s } = *settings;
+    let Settings { n, r, w, conflicts, sloppy, expires_in_s, feed_retention_s } = *settings;
     let data_type = conflicts.and_then(Conflicts::data_type);
     let conflicts = conflicts.filter(|_| data_type.is_none());
     let mut value = json!({
         "n": n, "r": r, "w": w, "conflicts": conflicts, "sloppy": sloppy,
         "type": data_type.map(DataType::name), "expires_in_s": expires_in_s,
+        "feed_retention_s": feed_retention_s,
     });
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, value| !value.is_null());
@@ -173,13 +177,14 @@ impl<'de> Visitor<'de> for WantedVisitor {
     type Value = Wanted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with some of n, r, w, conflicts, type, sloppy, expires_in_s")
+        write!(f, "an object with some of {PROPERTIES}")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wanted, A::Error> {
         let mut settings = Settings::default();
         let mut data_type: Option<String> = None;
         let mut lifetime: Option<Option<u32>> = None; // null, as a bucket without one shows it
+        let mut retention: Option<Option<u32>> = None;
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "n" => take(&mut map, "n", &mut settings.n)?,
@@ -189,17 +194,16 @@ impl<'de> Visitor<'de> for WantedVisitor {
                 "type" => take(&mut map, "type", &mut data_type)?,
                 "sloppy" => take(&mut map, "sloppy", &mut settings.sloppy)?,
                 "expires_in_s" => take(&mut map, "expires_in_s", &mut lifetime)?,
+                "feed_retention_s" => take(&mut map, "feed_retention_s", &mut retention)?,
                 _ => {
                     let name = super::problem::echo(&name);
-                    let detail = format!(
-                        "{name}: is no property; the properties are \
-                                          n, r, w, conflicts, type, sloppy, expires_in_s"
-                    );
+                    let detail = format!("{name}: is no property; the properties are {PROPERTIES}");
                     return Err(A::Error::custom(detail));
                 }
             }
         }
         settings.expires_in_s = lifetime.flatten();
+        settings.feed_retention_s = retention.flatten();
         if settings.conflicts.is_some_and(|conflicts| conflicts.data_type().is_some()) {
             return Err(A::Error::custom(
                 "conflicts: is siblings or lww; a type is set by \"type\"",

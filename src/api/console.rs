@@ -56,7 +56,7 @@ macro_rules! files {
 const FILES: &[File] = files! {
     SCRIPT:
         "about.js" "api.js" "app.js" "buckets.js" "charts.js" "conflicts.js" "dialog.js"
-        "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "format.js"
+        "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "follow.js" "format.js"
         "history.js" "holders.js" "inspect.js" "jobs.js" "layout.js" "layout_compare.js"
         "layout_plan.js" "layout_view.js" "live.js" "merge.js" "overview.js"
         "login.js" "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js"
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     /// What all files may have together, in bytes.
-    const BYTES_MAX: usize = 240_000;
+    const BYTES_MAX: usize = 245_000;
 
     #[test]
     fn all_files_are_in_the_binary_and_few_bytes() {

@@ -38,6 +38,8 @@ fn of_problem(kind: Kind) -> Outcome {
         Kind::KeyNotFound
         | Kind::KeyDeleted
         | Kind::NoSuchSibling
+        | Kind::NoFeed
+        | Kind::CursorExpired
         | Kind::NoSuchSyncPoint
         | Kind::NoSuchExplanation
         | Kind::NoSuchBackup

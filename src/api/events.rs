@@ -60,7 +60,7 @@ pub(super) async fn open(gate: Gate, request: Request) -> Answer {
     Ok(stream(receiver))
 }
 
-fn stream(mut receiver: Receiver<Bytes>) -> Response {
+pub(super) fn stream(mut receiver: Receiver<Bytes>) -> Response {
     let sent = poll_fn(move |cx| receiver.poll_recv(cx).map(|it| it.map(Ok::<_, Infallible>)));
     let mut response = Response::new(Body::from_stream(sent));
     let fixed = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));

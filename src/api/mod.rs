@@ -26,6 +26,7 @@ mod description;
 mod distrusted;
 mod events;
 mod explain;
+mod feed;
 mod gate;
 mod headers;
 mod health;

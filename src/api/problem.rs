@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     ContextAhead,
     WrongType,
     BucketNotEmpty,
+    NoFeed,
+    CursorExpired,
     IdempotencyKeyReused,
     Internal,
     Overloaded,
@@ -103,7 +105,7 @@ impl Kind {
             | Self::NoSuchSyncPoint
             | Self::NoSuchExplanation
             | Self::NoSuchBackup => StatusCode::NOT_FOUND,
-            Self::SyncPointGone => StatusCode::GONE,
+            Self::SyncPointGone | Self::CursorExpired => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::SiblingGone
@@ -113,6 +115,7 @@ impl Kind {
             | Self::NameTaken
             | Self::WrongType
             | Self::BucketNotEmpty
+            | Self::NoFeed
             | Self::ContextAhead
             | Self::BackupRefused => StatusCode::CONFLICT,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
@@ -180,6 +183,8 @@ impl Kind {
             Self::ContextAhead => ("context_ahead", "What the context covers was not found"),
             Self::WrongType => ("wrong_type", "The bucket has another type"),
             Self::BucketNotEmpty => ("bucket_not_empty", "The bucket has keys"),
+            Self::NoFeed => ("no_feed", "The bucket has no feed"),
+            Self::CursorExpired => ("cursor_expired", "Changes after the cursor are not kept"),
             Self::IdempotencyKeyReused => {
                 ("idempotency_key_reused", "The Idempotency-Key was used for another request")
             }
@@ -363,7 +368,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 60] = [
+    pub(super) const ALL: [Self; 62] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -395,6 +400,8 @@ impl Kind {
         Self::ContextAhead,
         Self::WrongType,
         Self::BucketNotEmpty,
+        Self::NoFeed,
+        Self::CursorExpired,
         Self::IdempotencyKeyReused,
         Self::Internal,
         Self::Overloaded,

@@ -21,7 +21,7 @@ use super::route::Needs::{self, Nothing, Right, Token};
 use super::route::{Of, Route, Shared, fixed_part};
 use super::{
     anti_entropy, auth, backups, batch, buckets, console, description, distrusted, events, explain,
-    health, hints, inspect, jobs, keys, kv, layout, ring, siblings, types,
+    feed, health, hints, inspect, jobs, keys, kv, layout, ring, siblings, types,
 };
 
 macro_rules! routes {
@@ -101,6 +101,9 @@ routes! {
     /// List live keys in order
     KEYS: GET "/keys/{bucket}" => keys::list,
         Right(List, Of::Listing), Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
+    /// Follow the changes of a bucket
+    FEED: GET "/feed/{bucket}" => feed::read,
+        Right(Read, Of::Listing), Reads, Longest, Keys, ["prefix", "cursor", "limit", "wait_ms"];
     /// List buckets with properties of their own
     BUCKETS: GET "/buckets" => buckets::list, of_cluster(Look), Reads, OfRequest, Buckets, [];
     /// Set a bucket's properties

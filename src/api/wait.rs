@@ -109,7 +109,7 @@ fn nothing_new(context: &str) -> Response {
 }
 
 /// The answer, which did not take the time that it waited.
-fn with_wait(answer: Answer, waited: Duration) -> Response {
+pub(super) fn with_wait(answer: Answer, waited: Duration) -> Response {
     let mut response = answer.into_response();
     response.extensions_mut().insert(Waited(waited));
     response

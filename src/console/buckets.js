@@ -29,7 +29,14 @@ const PROPERTIES = [
     "Expires after",
     `How long values live, unless a write says otherwise. ${LIFETIMES} It counts for what is written from then on.`,
   ],
+  [
+    "feed_retention_s",
+    "Feed",
+    `For how long subscribers can read what changed (GET /feed/…), from 1 min to 30 d. ${LIFETIMES}`,
+  ],
 ];
+/** Those that are times. */
+const TIMES = ["expires_in_s", "feed_retention_s"];
 /** What does not go with a type. */
 const UNTYPED = ["conflicts", "expires_in_s"];
 const NAME = /^[A-Za-z0-9._-]{1,128}$/;
@@ -41,7 +48,7 @@ export function buckets(main, [wanted], say) {
     nodes: 1,
     edited: wanted ?? null,
     draft: {},
-    lifetime: null,
+    typed: {},
     told: null,
     failed: null,
   };
@@ -59,7 +66,7 @@ export function buckets(main, [wanted], say) {
       show();
     },
     edit(bucket) {
-      Object.assign(page, { edited: bucket, draft: { ...setOf(page, bucket) }, lifetime: null, told: null });
+      Object.assign(page, { edited: bucket, draft: { ...setOf(page, bucket) }, typed: {}, told: null });
       show();
       document.getElementById("field-n")?.focus();
     },
@@ -157,7 +164,7 @@ function defaultsRow(defaults, page) {
 }
 
 function propertyOf(properties, name) {
-  if (name === "expires_in_s") return lifetime(properties[name]);
+  if (TIMES.includes(name)) return lifetime(properties[name]);
   return String(properties[name] ?? "value");
 }
 
@@ -269,8 +276,8 @@ function editor(page, act) {
           ? null
           : field(
               title,
-              name === "expires_in_s"
-                ? lifetimeOf(page, act)
+              TIMES.includes(name)
+                ? timeOf(page, act, name, title)
                 : select(
                     { disabled: name === "type" && Boolean(has), on: { change: change(name) } },
                     options[name],
@@ -279,7 +286,7 @@ function editor(page, act) {
               help,
             ),
       ),
-      isWrong(page) ? h("p", { class: "check bad" }, "This is no time that a value can live.") : null,
+      isWrong(page) ? h("p", { class: "check bad" }, "One of the times is none that can be set.") : null,
       h("div", { class: "promise" }, h("h3", null, "What this promises"), promiseList(effect)),
       h(
         "div",
@@ -310,17 +317,25 @@ function editor(page, act) {
   );
 }
 
-const isWrong = (page) => page.lifetime !== null && !page.draft.type && seconds(page.lifetime) === null;
+const isWrong = (page) => TIMES.some((name) => isWrongTime(page, name));
 
-/** The input for how long values live. What is typed is kept beside the draft, which has seconds. */
-function lifetimeOf(page, act) {
-  const { expires_in_s: set } = page.draft;
-  const text = page.lifetime ?? (set === undefined ? "" : lifetime(set));
-  return lifetimeInput("field-expires-after", text, isWrong(page), (typed) => {
-    page.lifetime = typed;
+function isWrongTime(page, name) {
+  if (page.typed[name] === undefined || (page.draft.type && UNTYPED.includes(name))) return false;
+  const wanted = seconds(page.typed[name]);
+  const [least, most] = name === "feed_retention_s" ? [60, 2_592_000] : [1, Infinity];
+  return wanted === null || (typeof wanted === "number" && (wanted < least || wanted > most));
+}
+
+/** The input for a time. What is typed is kept beside the draft, which has seconds. */
+function timeOf(page, act, name, title) {
+  const set = page.draft[name];
+  const text = page.typed[name] ?? (set === undefined ? "" : lifetime(set));
+  const id = `field-${title.toLowerCase().replaceAll(" ", "-")}`;
+  return lifetimeInput(id, text, isWrongTime(page, name), (typed) => {
+    page.typed[name] = typed;
     const wanted = seconds(typed);
-    if (typeof wanted === "number") page.draft.expires_in_s = wanted;
-    else delete page.draft.expires_in_s;
+    if (typeof wanted === "number") page.draft[name] = wanted;
+    else delete page.draft[name];
     act.show();
   });
 }
@@ -355,7 +370,7 @@ async function review(page, act) {
   const { defaults } = page.list;
   const [bucket, before, after] = [page.edited, setOf(page, page.edited), page.draft];
   const shown = (set, name) => {
-    if (name === "expires_in_s" || (name === "type" && !(name in set))) return propertyOf(set, name);
+    if (TIMES.includes(name) || (name === "type" && !(name in set))) return propertyOf(set, name);
     return name in set ? String(set[name]) : `default (${defaults[name]})`;
   };
   const changes = PROPERTIES.filter(([name]) => before[name] !== after[name]);

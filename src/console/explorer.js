@@ -3,6 +3,7 @@
 import { ask, explain, get, keyPath, query, Refused } from "./api.js";
 import { draw } from "./dom.js";
 import { body } from "./explorer_view.js";
+import { follow } from "./follow.js";
 import { number } from "./promise.js";
 import { typedKey } from "./typed.js";
 
@@ -35,12 +36,14 @@ export function explorer(main, [bucket = "", key = ""], say) {
     busy: false,
     failed: null,
     lifetime: null,
+    feed: null,
+    unfollow: null,
     draft: { value: "", type: "text/plain; charset=utf-8", expires: "" },
   };
   const show = () => draw(main, body(page, act));
   const act = actions(page, show, say);
   act.begin();
-  return null;
+  return () => page.unfollow?.();
 }
 
 function actions(page, show, say) {
@@ -79,14 +82,25 @@ function actions(page, show, say) {
     async properties() {
       try {
         const properties = await get(`/buckets/${encodeURIComponent(page.bucket)}`);
-        const { n, r, w, sloppy, type, expires_in_s } = properties;
+        const { n, r, w, sloppy, type, expires_in_s, feed_retention_s } = properties;
         page.type = type ?? "value";
         page.lifetime = expires_in_s ?? null;
         page.homesN = n;
+        act.follow(Boolean(feed_retention_s));
         page.terms = { n, r: number(r, n), w: number(w, n), sloppy };
       } catch (error) {
         page.failed = explain(error);
       }
+    },
+    follow(hasFeed) {
+      page.unfollow?.();
+      page.unfollow = null;
+      page.feed = hasFeed ? { changes: [], failed: null } : null;
+      if (!hasFeed) return;
+      page.unfollow = follow(page.bucket, page.feed, () => {
+        show();
+        if (!page.listing) act.list(false);
+      });
     },
     async openTyped() {
       if (page.type === "value") return;
@@ -103,6 +117,7 @@ function actions(page, show, say) {
       await page.typed.load();
     },
     async list(more) {
+      page.listing = true;
       try {
         const got = await get(
           `/keys/${encodeURIComponent(page.bucket)}` +
@@ -117,6 +132,7 @@ function actions(page, show, say) {
       } catch (error) {
         page.keysFailed = explain(error);
       }
+      page.listing = false;
       show();
     },
     async locate() {

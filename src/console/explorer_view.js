@@ -4,6 +4,7 @@ import { explain, pageOf, Refused } from "./api.js";
 import { promiseList } from "./buckets.js";
 import { confirm } from "./dialog.js";
 import { badge, field, h, notice, panel, table } from "./dom.js";
+import { changesPanel } from "./follow.js";
 import { lifetime, many, seconds } from "./format.js";
 import { live } from "./live.js";
 import { words } from "./promise.js";
@@ -19,7 +20,12 @@ export function body(page, act) {
     h(
       "div",
       { class: "grid explorer" },
-      keys(page, act),
+      h(
+        "div",
+        { class: "column" },
+        keys(page, act),
+        page.feed ? changesPanel(page.feed, (key) => act.choose(page.bucket, key)) : null,
+      ),
       h(
         "div",
         { class: "column" },

@@ -20,6 +20,7 @@ mod report;
 mod restored;
 mod slow;
 mod story;
+mod subscriber;
 mod typed;
 
 use std::fmt;
@@ -36,6 +37,7 @@ use self::faults::{N, Schedule};
 use self::final_check::Disks;
 use self::injector::Injector;
 use self::report::{Layouts, Report};
+use self::subscriber::{Followed, Subscriber};
 use self::typed::TypedValues;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
@@ -167,6 +169,7 @@ struct Stage {
     work: Arc<Work>,
     clients: Clients,
     slow: JoinSet<()>,
+    subscriber: Subscriber,
     watch: Watch,
     injector: Injector,
 }
@@ -180,6 +183,7 @@ impl Stage {
         Self {
             clients: Clients::start(&work, plan.seed, (10, 2, 2)),
             slow: slow::start(&cluster),
+            subscriber: Subscriber::start(&cluster, plan.seed),
             watch: Watch::start(&cluster),
             injector: Injector::new(cluster, small_disk, plan.layouts),
             work,
@@ -192,19 +196,20 @@ impl Stage {
     /// # Panics
     /// If any promise was broken.
     async fn conclude(self) {
-        let Self { plan, work, clients, slow, watch, injector } = self;
+        let Self { plan, work, clients, slow, subscriber, watch, injector } = self;
         let repeat = plan.to_string();
         let mut details = clients.stop().await;
         drop(slow);
         let (converged_in, more) = heal(&work, &injector).await;
         details.extend(more);
+        let followed = subscriber.finish().await;
         let cluster = &work.cluster;
         for number in cluster.all() {
             let (status, _) = cluster.terminate(number).await;
             assert!(status.success(), "n{number} ended with {status}");
         }
         let disks = Disks::open(cluster);
-        let found = judge(&work, &disks, details);
+        let found = judge(&work, &disks, &followed, details);
         let report = Report {
             struck: injector.struck.into_iter().collect(),
             operations: work.operations.load(Relaxed),
@@ -214,6 +219,7 @@ impl Stage {
             removed: work.record.removed(),
             ended: work.deleted_keys.ended().len(),
             typed: work.typed_values.len(),
+            followed: (followed.changes, followed.lost, followed.expired),
             converged_in,
             layouts: injector.operator.map(|operator| Layouts {
                 changes: operator.changes(),
@@ -232,6 +238,7 @@ impl Stage {
         assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
         assert!(report.elements > 100, "too few acknowledged writes to mean anything");
         assert!(report.typed > 0, "no typed values to mean anything");
+        assert!(followed.changes > 0, "a subscriber that was told nothing means nothing");
     }
 }
 
@@ -318,7 +325,7 @@ async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
     (converged_in, failed.map(|panic| clients::panic_message(&*panic)))
 }
 
-fn judge(work: &Work, disks: &Disks, details: Vec<String>) -> Findings {
+fn judge(work: &Work, disks: &Disks, followed: &Followed, details: Vec<String>) -> Findings {
     let mut found = Findings { details, ..Findings::default() };
     found.details.extend(disks.details.iter().cloned());
     for key in work.record.keys() {
@@ -328,6 +335,7 @@ fn judge(work: &Work, disks: &Disks, details: Vec<String>) -> Findings {
         found.add(work.deleted_keys.judge(&key, &disks.left(&key)));
     }
     found.details.extend(work.typed_values.judge(|key| disks.merged(key)));
+    found.details.extend(followed.judge(|bucket| disks.of_bucket(bucket)));
     found
 }
 

@@ -191,6 +191,16 @@ impl Raw {
         Some(bytes)
     }
 
+    /// What comes next up to and with this text. Panics if the connection ends before.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(text.as_bytes()) {
+            let next = self.read_exact(1);
+            bytes.extend(next.expect("the text comes before the connection ends"));
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// Whether what comes next is the end of a chunked body, or of the connection.
     pub fn ends(&mut self) -> bool {
         let mut bytes = Vec::new();

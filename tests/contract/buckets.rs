@@ -10,13 +10,15 @@ fn properties_are_set_everywhere_and_reset() {
     let cluster = Cluster::start(3);
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
     let defaults = json!({"n": 3, "r": "quorum", "w": "quorum", "conflicts": "siblings",
-            "type": "value", "sloppy": true, "expires_in_s": null});
+            "type": "value", "sloppy": true, "expires_in_s": null,
+            "feed_retention_s": null});
     assert_eq!(a.get("/buckets/carts").json(), defaults);
     let wanted = json!({"n": 2, "r": "one", "w": 2, "conflicts": "lww", "sloppy": false});
     let put = a.send(&Request::json("PUT", "/buckets/carts", &wanted.to_string()));
     let mut complete = wanted.clone();
     complete["type"] = json!("value");
     complete["expires_in_s"] = json!(null);
+    complete["feed_retention_s"] = json!(null);
     assert_eq!((put.status, put.json()), (200, complete.clone()), "{}", put.text());
     for node in [a, b, c] {
         assert_eq!(node.get("/buckets/carts").json(), complete, "known as soon as answered");

@@ -173,6 +173,15 @@ impl Oracle {
         self.strict_reads_see_what_was_acknowledged(read, answer)
     }
 
+    /// Checks what a subscriber to changes knows by a page that said to be complete, as far as a read by R at
+    /// the moment when that was asked for has to see it.
+    ///
+    /// # Errors
+    /// What it should know.
+    pub fn check_feed(&self, read: &Read, answer: &Answer) -> Verdict {
+        self.strict_reads_see_what_was_acknowledged(read, answer)
+    }
+
     /// *Nothing read was never written* (promise 2); a write reported as `not_applied` was not
     /// written. A dot that was minted for one write never shows another.
     fn no_phantoms(&self, answer: &Answer) -> Verdict {

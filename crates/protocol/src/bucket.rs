@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data_type::DataType;
+use crate::feed::RETENTION_S;
 use crate::lifetime::LIFETIME_S_MAX;
 use crate::quorum::Count;
 
@@ -88,6 +89,10 @@ pub struct Properties {
     /// a bucket, and is no default that nodes compare.
     #[serde(skip)]
     pub expires_in_s: Option<u32>,
+    /// For how long changes can be read in the bucket's feed, in seconds; `None`: it has none. It is set for
+    /// a bucket too.
+    #[serde(skip)]
+    pub feed_retention_s: Option<u32>,
 }
 
 impl Default for Properties {
@@ -99,6 +104,7 @@ impl Default for Properties {
             conflicts: Conflicts::Siblings,
             sloppy: true,
             expires_in_s: None,
+            feed_retention_s: None,
         }
     }
 }
@@ -119,10 +125,12 @@ pub struct Settings {
     pub sloppy: Option<bool>,
     /// The lifetime of values whose write gives none, in seconds; `None`: they do not expire.
     pub expires_in_s: Option<u32>,
+    /// For how long changes can be read in its feed, in seconds; `None`: it has none.
+    pub feed_retention_s: Option<u32>,
 }
 
-/// Settings as they are encoded. Those of a bucket without a lifetime are what earlier releases
-/// write and read: the two variants of [`Replicas`] that they know are an `Option` to them.
+/// Settings as they are encoded. Those of a bucket without a lifetime and a feed are what earlier
+/// releases write and read: the two variants of [`Replicas`] that they know are an `Option` to them.
 #[derive(Serialize, Deserialize)]
 struct Code {
     n: Replicas,
@@ -137,15 +145,19 @@ enum Replicas {
     Unset,
     Set(u16),
     AndLifetime { n: Option<u16>, expires_in_s: u32 },
+    AndFeed { n: Option<u16>, expires_in_s: Option<u32>, feed_retention_s: u32 },
 }
 
 impl From<Settings> for Code {
     fn from(settings: Settings) -> Self {
-        let Settings { n, r, w, conflicts, sloppy, expires_in_s } = settings;
-        let n = match (n, expires_in_s) {
-            (n, Some(expires_in_s)) => Replicas::AndLifetime { n, expires_in_s },
-            (Some(n), None) => Replicas::Set(n),
-            (None, None) => Replicas::Unset,
+        let Settings { n, r, w, conflicts, sloppy, expires_in_s, feed_retention_s } = settings;
+        let n = match (n, expires_in_s, feed_retention_s) {
+            (n, expires_in_s, Some(feed_retention_s)) => {
+                Replicas::AndFeed { n, expires_in_s, feed_retention_s }
+            }
+            (n, Some(expires_in_s), None) => Replicas::AndLifetime { n, expires_in_s },
+            (Some(n), None, None) => Replicas::Set(n),
+            (None, None, None) => Replicas::Unset,
         };
         Self { n, r, w, conflicts, sloppy }
     }
@@ -154,12 +166,15 @@ impl From<Settings> for Code {
 impl From<Code> for Settings {
     fn from(code: Code) -> Self {
         let Code { n, r, w, conflicts, sloppy } = code;
-        let (n, expires_in_s) = match n {
-            Replicas::Unset => (None, None),
-            Replicas::Set(n) => (Some(n), None),
-            Replicas::AndLifetime { n, expires_in_s } => (n, Some(expires_in_s)),
+        let (n, expires_in_s, feed_retention_s) = match n {
+            Replicas::Unset => (None, None, None),
+            Replicas::Set(n) => (Some(n), None, None),
+            Replicas::AndLifetime { n, expires_in_s } => (n, Some(expires_in_s), None),
+            Replicas::AndFeed { n, expires_in_s, feed_retention_s } => {
+                (n, expires_in_s, Some(feed_retention_s))
+            }
         };
-        Self { n, r, w, conflicts, sloppy, expires_in_s }
+        Self { n, r, w, conflicts, sloppy, expires_in_s, feed_retention_s }
     }
 }
 
@@ -190,6 +205,16 @@ pub enum PropertiesError {
         /// The lifetime asked for, in seconds.
         seconds: u32,
     },
+    /// `feed_retention_s` is too short or too long.
+    #[error(
+        "feed_retention_s must be from {} to {}, not {seconds}",
+        RETENTION_S.start(),
+        RETENTION_S.end()
+    )]
+    Retention {
+        /// The time asked for, in seconds.
+        seconds: u32,
+    },
     /// Values would have both a type and an end.
     #[error("expires_in_s: the values of a bucket with a type do not expire")]
     TypedLifetime,
@@ -209,6 +234,7 @@ impl Settings {
             conflicts: self.conflicts.unwrap_or(defaults.conflicts),
             sloppy: self.sloppy.unwrap_or(defaults.sloppy),
             expires_in_s: self.expires_in_s.or(defaults.expires_in_s),
+            feed_retention_s: self.feed_retention_s.or(defaults.feed_retention_s),
         }
     }
 
@@ -230,6 +256,9 @@ impl Settings {
             if self.conflicts.and_then(Conflicts::data_type).is_some() {
                 return Err(PropertiesError::TypedLifetime);
             }
+        }
+        if let Some(seconds) = self.feed_retention_s.filter(|it| !RETENTION_S.contains(it)) {
+            return Err(PropertiesError::Retention { seconds });
         }
         let n = self.over(defaults).n.min(nodes.max(1));
         for (name, count) in [("r", self.r), ("w", self.w)] {
@@ -265,7 +294,7 @@ mod tests {
 
     /// What an earlier release wrote is read, and is written for it as long as it can read it.
     #[test]
-    fn settings_without_a_lifetime_are_encoded_as_before() {
+    fn settings_without_a_lifetime_and_a_feed_are_encoded_as_before() {
         #[derive(Serialize, Deserialize, PartialEq, Debug)]
         struct Earlier {
             n: Option<u16>,
@@ -281,10 +310,14 @@ mod tests {
             let settings = Settings { n, w: Some(Count::All), ..Settings::default() };
             assert_eq!(postcard::to_stdvec(&earlier), Ok(encode(&settings)));
             let expiring = Settings { expires_in_s: Some(70_000), ..settings };
-            for settings in [settings, expiring] {
+            let fed = Settings { feed_retention_s: Some(70_000), ..settings };
+            let both = Settings { feed_retention_s: Some(70_000), ..expiring };
+            for settings in [settings, expiring, fed, both] {
                 assert_eq!(postcard::from_bytes(&encode(&settings)), Ok(settings));
             }
-            assert!(postcard::from_bytes::<Earlier>(&encode(&expiring)).is_err());
+            for newer in [expiring, fed, both] {
+                assert!(postcard::from_bytes::<Earlier>(&encode(&newer)).is_err());
+            }
         }
     }
 
@@ -300,5 +333,11 @@ mod tests {
             assert_eq!(of(seconds, None), Err(PropertiesError::Lifetime { seconds }));
         }
         assert_eq!(of(1, Some(Conflicts::Set)), Err(PropertiesError::TypedLifetime));
+        for (seconds, is_valid) in [(59, false), (60, true), (2_592_000, true), (2_592_001, false)]
+        {
+            let settings = Settings { feed_retention_s: Some(seconds), ..Settings::default() };
+            let checked = settings.check(&Properties::default(), 3);
+            assert_eq!(checked.is_ok(), is_valid, "{checked:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, BytesMut};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::append::append;
@@ -84,14 +85,19 @@ impl ContextKeys {
 
     /// The context that a client gets for what it saw of `key`.
     pub fn sign(&self, key: &Key, seen: &Context) -> String {
+        self.seal(key.as_bytes(), seen)
+    }
+
+    /// A token that says something about a subject, and is good for no other.
+    pub(crate) fn seal<T: Serialize>(&self, subject: &[u8], said: &T) -> String {
         let signer = &self.signers[0];
         let mut token = BytesMut::with_capacity(BYTES_ABOUT);
         token.put_u8(VERSION);
         token.put_slice(&signer.id);
         token.put_bytes(0, MAC_BYTES);
-        append(seen, &mut token);
+        append(said, &mut token);
         let (head, body) = token.split_at_mut(HEAD_BYTES);
-        head[5..].copy_from_slice(&self.mac(signer, key, body).as_bytes()[..MAC_BYTES]);
+        head[5..].copy_from_slice(&self.mac(signer, subject, body).as_bytes()[..MAC_BYTES]);
         URL_SAFE_NO_PAD.encode(token)
     }
 
@@ -103,24 +109,33 @@ impl ContextKeys {
         if text.len() > CONTEXT_CHARS_MAX {
             return Err(ContextError::Damaged);
         }
+        let seen: Context = self.open(key.as_bytes(), text)?;
+        let sound = seen.clock.is_well_formed() && seen.clock.len() <= 2 * CLOCK_ENTRIES_MAX;
+        if sound { Ok(seen) } else { Err(ContextError::Damaged) }
+    }
+
+    /// Verifies a token of [`ContextKeys::seal`].
+    pub(crate) fn open<T: DeserializeOwned>(
+        &self,
+        subject: &[u8],
+        text: &str,
+    ) -> Result<T, ContextError> {
         let token = URL_SAFE_NO_PAD.decode(text).map_err(|_| ContextError::Damaged)?;
         let (head, body) = token.split_at_checked(HEAD_BYTES).ok_or(ContextError::Damaged)?;
         if head[0] != VERSION {
             return Err(ContextError::Version(head[0]));
         }
         let signer = self.signers.iter().find(|signer| signer.id == head[1..5]);
-        let mac = self.mac(signer.ok_or(ContextError::UnknownSigner)?, key, body);
+        let mac = self.mac(signer.ok_or(ContextError::UnknownSigner)?, subject, body);
         if !equal_in_constant_time(&mac.as_bytes()[..MAC_BYTES], &head[5..]) {
             return Err(ContextError::Forged);
         }
-        let seen: Context = postcard::from_bytes(body).map_err(|_| ContextError::Damaged)?;
-        let sound = seen.clock.is_well_formed() && seen.clock.len() <= 2 * CLOCK_ENTRIES_MAX;
-        if sound { Ok(seen) } else { Err(ContextError::Damaged) }
+        postcard::from_bytes(body).map_err(|_| ContextError::Damaged)
     }
 
-    fn mac(&self, signer: &Signer, key: &Key, body: &[u8]) -> blake3::Hash {
+    fn mac(&self, signer: &Signer, subject: &[u8], body: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&signer.mac_key);
-        for part in [self.cluster_id.as_bytes(), key.as_bytes()] {
+        for part in [self.cluster_id.as_bytes(), subject] {
             hasher.update(&(part.len() as u32).to_le_bytes());
             hasher.update(part);
         }

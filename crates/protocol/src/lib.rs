@@ -41,6 +41,7 @@ pub mod data_type;
 pub mod envelope;
 pub mod exchange;
 pub mod explain;
+pub mod feed;
 pub mod generation;
 pub mod get;
 pub mod handshake;

@@ -8,13 +8,11 @@ use std::time::Duration;
 use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReadOptions};
-use quorate_engine::ops::keys;
 use quorate_engine::ops::recorder::Recorder;
 use quorate_protocol::context::Context;
 use quorate_protocol::layout::Layout;
-use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
-use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
@@ -24,9 +22,10 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::lifetimes::{self, nothing_expired_is_shown};
+use crate::listing::list_all;
 use crate::machine::Machine;
 use crate::monitor::Monitor;
-use crate::setup::{BUCKET, Setup};
+use crate::setup::Setup;
 use crate::values::{changes, value_of, write_id};
 use crate::world::World;
 use quorate_oracle::history::{End, Saw, WriteNo};
@@ -34,10 +33,10 @@ use quorate_oracle::{Read, Verdict, Violation};
 
 /// How much longer a patient client waits than its entry node may take.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Keys on a page of a listing: fewer than there are.
-const KEYS_A_PAGE: u16 = 2;
 /// R of a listing, which is that of the bucket.
 const R_OF_LISTINGS: u16 = 2;
+/// How often one lists, until a listing is complete.
+const LISTINGS_MAX: usize = 3;
 /// How often a client attempts the same write.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -167,7 +166,15 @@ impl Client {
     /// # Errors
     /// What is missing.
     pub(crate) async fn list_from(&self, node: &Arc<Node>) -> Result<(), String> {
-        let listed = list_all(node.clone()).await.ok_or("a listing is not complete")?;
+        let mut listed = None;
+        for _ in 0..LISTINGS_MAX {
+            listed = list_all(node.clone()).await;
+            if listed.is_some() {
+                break;
+            }
+            sleep(PATIENCE).await; // a cluster record may have come into force meanwhile
+        }
+        let listed = listed.ok_or("no listing is complete")?;
         let keys = self.setup.keys();
         let missing = keys.iter().find(|key| !listed.contains(key));
         missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
@@ -438,25 +445,6 @@ fn nothing_overtook(holds: bool, number: WriteNo, siblings: u32) -> Verdict {
     }
     let story = format!("{number} was written on a condition, and left {siblings} siblings");
     Err(Violation { property: "conditions_hold", story })
-}
-
-/// The keys of the bucket; `None` if some may be missing.
-async fn list_all(node: Arc<Node>) -> Option<Vec<Key>> {
-    let (mut keys, mut after) = (Vec::new(), None);
-    loop {
-        node.accepts_reads().ok()?;
-        let (bucket, prefix) = (Bucket::parse(BUCKET).ok()?, Default::default());
-        let question = ListRequest { bucket, prefix, after, limit: KEYS_A_PAGE };
-        let page = keys::list(&node, &question).await;
-        keys.extend(page.keys);
-        if !page.is_complete {
-            return None;
-        }
-        after = page.next;
-        if after.is_none() {
-            return Some(keys);
-        }
-    }
 }
 
 /// A quorum of three home replicas, or as many as there are.

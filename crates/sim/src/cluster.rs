@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_engine::node::Node;
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::client::Client;
+use crate::follower::Follower;
 use crate::machine::Machine;
 use crate::monitor::Monitor;
 use crate::network::Network;
@@ -40,7 +41,8 @@ impl Cluster {
     /// Runs one setup to its end.
     pub(crate) async fn run(world: Arc<World>, setup: Setup) {
         let cluster = Self::start(world, setup).await;
-        let mut clients = cluster.start_clients();
+        let (mut clients, is_over) = (cluster.start_clients(), Arc::<AtomicBool>::default());
+        let followers = cluster.start_followers(&is_over);
         let faults = cluster.suffer();
         tokio::select! {
             biased;
@@ -49,6 +51,8 @@ impl Cluster {
         }
         cluster.heal().await;
         cluster.judge().await;
+        is_over.store(true, Ordering::SeqCst);
+        cluster.finish(followers).await;
         cluster.end();
     }
 
@@ -108,6 +112,31 @@ impl Cluster {
             clients.spawn(typed.run(self.setup.requests));
         }
         clients
+    }
+
+    fn start_followers(&self, is_over: &Arc<AtomicBool>) -> JoinSet<Option<Follower>> {
+        let mut followers = JoinSet::new();
+        for number in 0..self.setup.followers {
+            let follower = Follower::new(self.client(number), is_over.clone());
+            followers.spawn(async { follower?.run().await });
+        }
+        followers
+    }
+
+    /// Once nothing changes any more, every subscriber is told what there is.
+    async fn finish(&self, mut followers: JoinSet<Option<Follower>>) {
+        if followers.is_empty() || self.world.is_broken() {
+            return followers.abort_all();
+        }
+        self.converge().await;
+        let left = self.left();
+        while let Some(follower) = followers.join_next().await {
+            if let Ok(Some(follower)) = follower
+                && !self.world.record().has_losses()
+            {
+                follower.finish(&left).await;
+            }
+        }
     }
 
     fn client(&self, number: usize) -> Client {

@@ -44,7 +44,7 @@ impl Cluster {
         self.machines.iter().for_each(|machine| machine.start());
     }
 
-    async fn converge(&self) {
+    pub(crate) async fn converge(&self) {
         let mut left = None;
         for look in 0..CONVERGES_WITHIN.as_millis() / LOOK_EVERY.as_millis() {
             if self.world.is_broken() {
@@ -169,6 +169,15 @@ impl Cluster {
             }
         }
         None
+    }
+
+    /// What is left of each key, the same on all replicas.
+    pub(crate) fn left(&self) -> BTreeMap<Key, Option<Object>> {
+        let left = |key: Key| {
+            let object = self.replicas(&key).into_values().next().flatten();
+            (key, object)
+        };
+        self.setup.keys().into_iter().map(left).collect()
     }
 
     /// What each home replica holds of a key.

@@ -187,6 +187,7 @@ impl Machine {
         background::spawn(&node, watch(node.clone(), self.replace.clone()));
         self.network.listen(node.clone(), tasks.clone(), life.clone());
         *self.lock() = Some(Process { node, tasks, life });
+        self.world.process_began.notify_one();
         Ok(())
     }
 

@@ -56,6 +56,9 @@ struct Arguments {
     /// List the hand-made histories, and the deliberate bugs that each finds.
     #[arg(long)]
     histories: bool,
+    /// Print what the nodes log too, to stderr.
+    #[arg(long, conflicts_with = "seeds")]
+    log: bool,
     /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -76,6 +79,11 @@ fn history_named(name: &str) -> Result<&'static History, &'static str> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.log {
+        let log =
+            tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time();
+        log.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
+    }
     let mut out = std::io::stdout().lock();
     let done = if arguments.mutation.is_some() && !COMPILED_IN {
         refuse_mutations(&mut out)

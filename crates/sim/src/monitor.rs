@@ -18,7 +18,7 @@ use quorate_oracle::{
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::tree::Tree;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::machine::Machine;
 use crate::records::Records;
@@ -145,7 +145,8 @@ impl Monitor {
     /// Looks until the run ends.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            sleep(LOOK_EVERY).await;
+            // What a fresh process reaps at once must have been seen before.
+            drop(timeout(LOOK_EVERY, self.world.process_began.notified()).await);
             self.look();
         }
     }
@@ -206,8 +207,11 @@ impl Monitor {
     /// have to receive.
     fn begin_process(&self, machine: &Machine, seen: &mut Seen) {
         let (me, process) = (machine.name, machine.process());
-        let changes = process.map_or(0, |process| changes(&process.node));
         seen.forget(me);
+        if let Some(process) = &process {
+            self.gone_rows(&process.node, seen); // remembers what it has
+        }
+        let changes = process.map_or(0, |process| changes(&process.node));
         for key in self.setup.keys() {
             let of_key = seen.rows.iter().filter(|((_, other), _)| *other == key);
             let owned = of_key.filter(|((node, _), row)| row.homes.contains(node));

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
+use crate::follower;
 use crate::machine::{Machine, Process};
 use crate::run::N;
 use crate::setup::Fault;
@@ -31,7 +32,8 @@ impl Cluster {
         let Ok(bucket) = Bucket::parse(key.bucket()) else { return };
         let n = self.world.between(2, 3) as u16;
         self.world.note(format_args!("{} sets n={n}", machine.name));
-        let settings = Settings { n: Some(n), ..Settings::default() };
+        let feed_retention_s = (self.setup.followers > 0).then_some(follower::RETENTION_S);
+        let settings = Settings { n: Some(n), feed_retention_s, ..Settings::default() };
         process.tasks.spawn(async move {
             drop(bucket_change::set(&process.node, bucket, settings).await);
         });

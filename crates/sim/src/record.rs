@@ -72,6 +72,11 @@ impl Record {
         first.map(|sibling| self.sight(key, sibling, now)).collect()
     }
 
+    /// Whether acknowledged writes may be lost.
+    pub(crate) fn has_losses(&self) -> bool {
+        self.has_losses
+    }
+
     /// The next moment.
     pub(crate) fn tick(&mut self) -> Moment {
         self.now += 1;
@@ -152,6 +157,21 @@ impl Record {
         self.check_dots(key, shown)?;
         let read = Read { strict: read.strict && !self.has_losses, ..*read };
         self.oracle.check_read(&read, &Answer { key, shown, context: Some(context) })
+    }
+
+    /// Checks what a subscriber knows of a key by a complete page that was asked for at `begun`.
+    pub(crate) fn check_feed(
+        &mut self,
+        key: &str,
+        begun: Moment,
+        object: &Object,
+        now: WallTime,
+    ) -> Verdict {
+        let shown = self.shown(key, object, now);
+        self.check_dots(key, &shown)?;
+        let strict = !self.has_losses;
+        let read = Read { begun, r: 2, strict };
+        self.oracle.check_feed(&read, &Answer { key, shown: &shown, context: None })
     }
 
     /// Checks a listing by R = `r`: which of these keys it has.

@@ -150,6 +150,9 @@ pub(crate) struct Setup {
     /// How many values in a hundred expire.
     #[serde(default)]
     pub(crate) lifetimes_percent: u64,
+    /// Subscribers to the feed of the bucket.
+    #[serde(default)]
+    pub(crate) followers: usize,
     /// For how long a value must have expired before it is removed, in milliseconds.
     #[serde(default)]
     pub(crate) expired_age_ms: u64,
@@ -180,6 +183,8 @@ pub enum Focus {
     Types,
     /// Values that expire, under any faults.
     Expiry,
+    /// Subscribers that follow what changes, under any faults.
+    Feeds,
 }
 
 impl Focus {
@@ -200,7 +205,7 @@ impl Setup {
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
             Some(Focus::Layouts) => setup.about_layouts(dice),
-            Some(Focus::Types | Focus::Expiry) => {} // drawn below
+            Some(Focus::Types | Focus::Expiry | Focus::Feeds) => {} // drawn below
             None => {}
         }
         if setup.spares == 0 && dice.percent(25) {
@@ -230,6 +235,13 @@ impl Setup {
         };
         if has_lifetimes {
             setup.let_expire(dice);
+        }
+        let has_feed = match focus {
+            Some(focus) => focus == Focus::Feeds,
+            None => dice.percent(25),
+        };
+        if has_feed {
+            setup.followers = dice.between(1, 2) as usize;
         }
         setup
     }
@@ -266,6 +278,7 @@ impl Setup {
             conditions_percent: 0,
             deletes_percent: 0,
             lifetimes_percent: 0,
+            followers: 0,
             expired_age_ms: 0,
             crashes_at_end: true,
         }
@@ -310,6 +323,7 @@ impl Setup {
             conditions_percent: 15,
             deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
             lifetimes_percent: 0,
+            followers: 0,
             expired_age_ms: 0,
             crashes_at_end: dice.percent(50),
         }
@@ -397,6 +411,7 @@ impl Setup {
         in_range("w", self.w, 1, 3)?;
         in_range("r", self.r, 1, 3)?;
         in_range("request_ms", self.request_ms, 1, 60_000)?;
+        in_range("followers", self.followers as u64, 0, 100)?;
         in_range("lifetimes_percent", self.lifetimes_percent, 0, 100)?;
         in_range("interval_ms", self.interval_ms, 100, 60_000)?;
         in_range("grace_ms", self.grace_ms.unwrap_or(GRACE_MS), 1_000, GRACE_MS)
@@ -430,6 +445,7 @@ impl Setup {
         add(&|setup| setup.spares = setup.spares.min(1));
         add(&|setup| setup.keys = 1);
         add(&|setup| setup.typed_clients /= 2);
+        add(&|setup| setup.followers /= 2);
         add(&|setup| (setup.nodes, setup.victim) = (setup.nodes.min(3), setup.victim.min(2)));
         add(&|setup| setup.clients = (setup.clients - 1).max(1));
         add(&|setup| setup.requests = (setup.requests - 1).max(1));

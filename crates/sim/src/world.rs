@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_protocol::time::{Uptime, WallTime};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::dice::Dice;
@@ -21,6 +22,8 @@ pub(crate) struct World {
     trace: Mutex<Trace>,
     record: Mutex<Record>,
     violation: Mutex<Option<Violation>>,
+    /// Told of each process that starts.
+    pub(crate) process_began: Notify,
 }
 
 impl World {
@@ -32,6 +35,7 @@ impl World {
             trace: Mutex::new(trace),
             record: Mutex::new(Record::new(n)),
             violation: Mutex::new(None),
+            process_began: Notify::new(),
         }
     }
 

@@ -17,7 +17,7 @@ use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Blocking, Durability, Options, Place, Store};
+use quorate_storage::{Blocking, Durability, Options, Place, Source, Store};
 
 const PARTITIONS: u32 = 1024;
 const ROWS: u64 = 100_000;
@@ -47,7 +47,7 @@ fn measure(dir: &Path, durability: Durability, by_page: bool) -> Result<f64, Box
     let began = Instant::now();
     for page in rows.chunks(PAGE_ROWS) {
         if by_page {
-            store.merge_page(page.to_vec(), WallTime(1))?;
+            store.merge_page(page.to_vec(), Source::Fill, WallTime(1))?;
         } else {
             for (place, key, object) in page {
                 let object = Object::decode(object.clone())?;

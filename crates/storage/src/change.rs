@@ -10,6 +10,7 @@ use crate::backend::Batch;
 use crate::columns::Totals;
 use crate::disk::Need;
 use crate::error::Error;
+use crate::feeds::{Logged, News};
 use crate::hints::Reservation;
 use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Place};
@@ -33,6 +34,8 @@ pub(crate) struct Update<'a> {
     pub(crate) old: Entries,
     /// The row as it will be.
     pub(crate) row: Row,
+    /// Whether a log tells of it.
+    pub(crate) news: News,
 }
 
 /// In-memory changes to apply once a row's batch is written. Dropped unapplied, it changes nothing.
@@ -42,6 +45,7 @@ pub(crate) enum Staged<'a> {
         rows: &'a RowCache,
         key: Key,
         row: Bytes,
+        logged: Option<Logged<'a>>,
         on_change: Option<&'a OnChange>,
     },
     Hint(Reservation<'a>),
@@ -51,9 +55,12 @@ impl Staged<'_> {
     /// Applies the changes once the batch is written. The caller holds the row's stripe.
     pub(crate) fn apply(self) {
         match self {
-            Self::Home { pending, rows, key, row, on_change } => {
+            Self::Home { pending, rows, key, row, logged, on_change } => {
                 pending.apply();
                 rows.put(&key, &row);
+                if let Some(logged) = logged {
+                    logged.keep();
+                }
                 if let Some(tell) = on_change {
                     tell(&key);
                 }
@@ -130,7 +137,8 @@ impl Store {
         };
         row.tree = self.tree_n(place, key);
         let stored_bytes = stored.as_ref().map(Bytes::len);
-        Ok(Update { place, key, row_key, stored, stored_bytes, old, row })
+        let news = News::None;
+        Ok(Update { place, key, row_key, stored, stored_bytes, old, row, news })
     }
 
     /// Writes a changed row and its derived data in one batch; returns the encoded row.
@@ -163,11 +171,13 @@ impl Store {
                 let new = Entries::of(&update.row, &row);
                 let old = &update.old;
                 let pending = self.stage_entries(batch, partition, update.key, old, &new)?;
+                let logged = self.feeds.stage(batch, update, new.version())?;
                 Staged::Home {
                     pending,
                     rows: &self.rows,
                     key: update.key.clone(),
                     row: row.clone(),
+                    logged,
                     on_change: self.on_change.get(),
                 }
             }

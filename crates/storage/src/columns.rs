@@ -9,6 +9,7 @@
 //! | `conflicts` | bucket NUL key | siblings to show (u32) |
 //! | `tombstones` | partition (u16), bucket NUL key | since when (u64) and version |
 //! | `expiries` | partition (u16), when (u64), bucket NUL key | empty |
+//! | `feeds` | bucket, or bucket NUL number (u64) | the log's description, or when, version and key |
 //! | `hints` | target NUL, bucket NUL key | encoded row |
 //! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
 //! | `meta` | name | bytes |
@@ -34,19 +35,21 @@ pub(crate) enum Column {
     Conflicts,
     Tombstones,
     Expiries,
+    Feeds,
     Hints,
     HintTotals,
     Meta,
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Objects,
         Self::Merkle,
         Self::Keys,
         Self::Conflicts,
         Self::Tombstones,
         Self::Expiries,
+        Self::Feeds,
         Self::Hints,
         Self::HintTotals,
         Self::Meta,
@@ -63,6 +66,7 @@ impl Column {
             | Self::Conflicts
             | Self::Tombstones
             | Self::Expiries
+            | Self::Feeds
             | Self::Hints
             | Self::Meta => None,
         }
@@ -76,6 +80,7 @@ impl Column {
             Self::Conflicts => "conflicts",
             Self::Tombstones => "tombstones",
             Self::Expiries => "expiries",
+            Self::Feeds => "feeds",
             Self::Hints => "hints",
             Self::HintTotals => "hint_totals",
             Self::Meta => "meta",

@@ -48,6 +48,11 @@ pub(crate) enum Listing {
 }
 
 impl Entries {
+    /// The version of the row.
+    pub(crate) fn version(&self) -> Version {
+        self.leaf.map(|(_, version)| version).unwrap_or_default()
+    }
+
     /// Derives the entries from a row and its encoding.
     pub(crate) fn of(row: &Row, encoded: &[u8]) -> Self {
         let version = Row::encoded_version(encoded).unwrap_or_default();

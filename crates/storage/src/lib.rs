@@ -10,6 +10,7 @@
 //! * `hints`, `scan` (by `walk`), `meta`: hints, range scans, the node's records;
 //! * `status`, `database_stats`, `durations`: the store's state and its numbers;
 //! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
+//! * `feeds`: logs of what changed; `expiries`: what expires, and when;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
 //!   after a start; `backups`: copies for somebody to fetch;
 //! * `sync`: the group commit that acknowledgements wait for;
@@ -53,6 +54,7 @@ mod engine;
 mod error;
 mod expiries;
 mod fault_hook;
+mod feeds;
 mod format;
 mod hints;
 mod host;
@@ -91,12 +93,13 @@ pub use data_dir::DataDir;
 pub use database_stats::{DatabaseStats, Level};
 pub use durations::{DurationCounts, Durations};
 pub use error::{Error, OpenError};
+pub use feeds::TRIM_MAX;
 pub use hints::{OLDEST_HINT_BYTES_MAX, OLDEST_HINT_KEYS_MAX};
 pub use host::{Later, Simulation, Task};
 pub use options::{
     Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
 };
-pub use page::MERGE_BATCH_ROWS;
+pub use page::{MERGE_BATCH_ROWS, Source};
 pub use reassign::{KeyCursor, ReassignStep};
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};

@@ -20,6 +20,7 @@ use crate::directory::{directory_error, make_room, prepare_directory};
 use crate::disk::DiskWatch;
 use crate::engine::Engine;
 use crate::error::{Error, OpenError};
+use crate::feeds::Feeds;
 use crate::format::{FORMAT, FORMAT_TYPED};
 use crate::hints::HintAccounting;
 use crate::host::{Host, Simulation};
@@ -100,6 +101,7 @@ impl Store {
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
         let incarnation = choose_incarnation(dir, &host, &engine, &recovery)?;
+        let feeds = Feeds::load(&engine).map_err(unreadable)?; // it writes, after the proof was looked at
         let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
         let theirs = Arc::clone(&engine);
         let group_sync = match options.durability {
@@ -120,6 +122,7 @@ impl Store {
             rows: RowCache::new(options.row_cache_bytes, &host),
             hint_accounting,
             trees,
+            feeds,
             scrubbing: Mutex::new(()),
             incarnation,
             recovery,

@@ -10,6 +10,7 @@ use quorate_protocol::time::WallTime;
 
 use crate::disk::Need;
 use crate::error::Error;
+use crate::feeds::News;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, undecodable};
 
@@ -18,6 +19,15 @@ use crate::store::{Store, undecodable};
 pub const MERGE_BATCH_ROWS: usize = 16;
 /// Bytes of objects at which a batch is written.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Where rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Their replicas had changed.
+    Replica,
+    /// Their replicas had them, and this node receives all of a partition.
+    Fill,
+}
 
 /// Rows of one batch, keyed by whether they are hints and by row key: no row twice.
 type Batch = BTreeMap<(bool, Vec<u8>), (Place, Key, Object)>;
@@ -32,8 +42,13 @@ impl Store {
     pub fn merge_page(
         &self,
         rows: Vec<(Place, Key, Bytes)>,
+        source: Source,
         now: WallTime,
     ) -> Result<usize, Error> {
+        let news = match source {
+            Source::Replica => News::Change(now),
+            Source::Fill => News::Received(now),
+        };
         let mut objects = Vec::with_capacity(rows.len());
         for (place, key, bytes) in rows {
             let size = bytes.len();
@@ -51,14 +66,14 @@ impl Store {
             }
             bytes += size;
             if batch.len() >= MERGE_BATCH_ROWS || bytes >= BATCH_BYTES {
-                changed += self.merge_batch(std::mem::take(&mut batch), now)?;
+                changed += self.merge_batch(std::mem::take(&mut batch), news, now)?;
                 bytes = 0;
             }
         }
-        Ok(changed + self.merge_batch(batch, now)?)
+        Ok(changed + self.merge_batch(batch, news, now)?)
     }
 
-    fn merge_batch(&self, rows: Batch, now: WallTime) -> Result<usize, Error> {
+    fn merge_batch(&self, rows: Batch, news: News, now: WallTime) -> Result<usize, Error> {
         self.engine.check()?;
         self.disk.check(Need::Release)?;
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));
@@ -67,6 +82,7 @@ impl Store {
             let stored = self.stored(place, &key, &row_key, Blocking::Allowed)?;
             let mut update = self.update(place, &key, row_key, stored)?;
             self.check_room(&update.row, &object)?;
+            update.news = news;
             if update.row.merge(&object, now) {
                 staged.push(self.stage(&mut batch, &update)?.1);
             }
@@ -107,13 +123,13 @@ mod tests {
             rows.iter().map(row(HOME)).chain(rows.iter().take(10).map(row(hint))).collect()
         };
         let before = ours.stats().writes;
-        assert_eq!(ours.merge_page(page(), NOW), Ok(210));
+        assert_eq!(ours.merge_page(page(), Source::Fill, NOW), Ok(210));
         assert_eq!(ours.stats().writes - before, 14);
-        assert_eq!(ours.merge_page(page(), NOW), Ok(0));
+        assert_eq!(ours.merge_page(page(), Source::Fill, NOW), Ok(0));
         assert_eq!(ours.stats().writes - before, 14);
         assert_eq!(ours.root(TREE), theirs.root(TREE));
         assert_eq!((ours.hint_targets().unwrap()[0].1, ours.stats().hint_keys), (10, 10));
-        assert_eq!(ours.merge_page(Vec::new(), NOW), Ok(0));
+        assert_eq!(ours.merge_page(Vec::new(), Source::Fill, NOW), Ok(0));
     }
 
     #[test]
@@ -129,13 +145,13 @@ mod tests {
             let rows = rows(place).into_iter();
             rows.map(|(place, key)| (place, key, good.clone())).collect::<Vec<_>>()
         };
-        let full = store.merge_page([page(HOME), page(hint)].concat(), NOW);
+        let full = store.merge_page([page(HOME), page(hint)].concat(), Source::Fill, NOW);
         assert!(matches!(full, Err(Error::HintsFull { .. })), "{full:?}");
         assert_eq!((store.root(TREE), store.hint_bytes()), (root, 0));
         assert_eq!(object(&store, HOME, "k0"), None);
         let mut damaged = page(HOME);
         damaged.push((HOME, key("bad"), good.slice(..9)));
-        assert!(matches!(store.merge_page(damaged, NOW), Err(Error::Damaged { .. })));
+        assert!(matches!(store.merge_page(damaged, Source::Fill, NOW), Err(Error::Damaged { .. })));
         assert_eq!((store.root(TREE), object(&store, HOME, "k0")), (root, None));
     }
 

@@ -73,6 +73,7 @@ impl Store {
         self.engine.write(batch, Blocking::Allowed)?;
         self.rows.clear();
         self.trees.clear();
+        self.feeds.clear();
         self.hint_accounting.clear();
         self.engine.sync()?;
         // Files may be deleted only now: before the sync a crash could have undone the batch.

@@ -20,6 +20,7 @@ use crate::data_dir::DataDir;
 use crate::disk::{DiskWatch, Need};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::feeds::{Feeds, News};
 use crate::hints::HintAccounting;
 use crate::host::Host;
 use crate::options::{Blocking, Options, Place, Recovery};
@@ -41,6 +42,7 @@ pub struct Store {
     pub(crate) rows: RowCache,
     pub(crate) hint_accounting: HintAccounting,
     pub(crate) trees: Trees,
+    pub(crate) feeds: Feeds,
     pub(crate) scrubbing: Mutex<()>,
     pub(crate) incarnation: Incarnation,
     pub(crate) recovery: Recovery,
@@ -162,6 +164,7 @@ impl Store {
         let need = if draft.value.is_some() { Need::Growth } else { Need::Release };
         let result = self.change(place, key, blocking, |mut update| {
             self.disk.check(need)?;
+            update.news = News::Change(now);
             let minted = match update.row.mint(draft, &coordinator, limits) {
                 Ok(minted) => minted,
                 Err(error) => return Ok(Err(error)),
@@ -194,6 +197,7 @@ impl Store {
     ) -> Result<Merged, Error> {
         let result = self.change(place, key, blocking, |mut update| {
             self.check_room(&update.row, object)?;
+            update.news = News::Change(now);
             let changed = update.row.merge(object, now);
             if changed {
                 self.save(&update, blocking)?;
@@ -276,7 +280,7 @@ mod tests {
         HOME, LIMITS, NOW, TREE, draft, key, mint, object, open, open_as, options,
     };
     use crate::testing::{try_mint, wait};
-    use crate::{Durability, Store};
+    use crate::{Durability, Source, Store};
 
     #[test]
     fn a_minted_write_is_read_back() {
@@ -466,7 +470,7 @@ mod tests {
                 },
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
                 store.merge(HOME, &key("k"), &other, NOW, Blocking::Allowed).err(),
-                store.merge_page(page, NOW).err(),
+                store.merge_page(page, Source::Fill, NOW).err(),
                 store.move_to_tree(&key("k"), Tree { n: 9, ..tree }).err(),
             ];
             for error in errors {

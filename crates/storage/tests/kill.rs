@@ -26,7 +26,7 @@ use quorate_protocol::object::{Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Store};
+use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Source, Store};
 
 const DIRECTORY: &str = "QUORATE_STORAGE_KILL_DIRECTORY";
 const BUFFERED: &str = "QUORATE_STORAGE_KILL_BUFFERED";
@@ -215,7 +215,7 @@ fn churn(store: &Store) {
                 let tree = Tree { partition: key.partition(PARTITIONS), n: 3 };
                 (Place::Home(tree), key, foreign().to_bytes())
             };
-            store.merge_page(names.map(row).collect(), WallTime(1)).unwrap();
+            store.merge_page(names.map(row).collect(), Source::Fill, WallTime(1)).unwrap();
         }
         2 => {
             let row = store.read(place, &key, Blocking::Allowed).unwrap();

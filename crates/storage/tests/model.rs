@@ -26,7 +26,7 @@ use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{
-    Blocking, DataDir, Durability, Merged, Options, Place, SimulatedDisk, Simulation, Store,
+    Blocking, DataDir, Durability, Merged, Options, Place, SimulatedDisk, Simulation, Source, Store,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -186,7 +186,7 @@ impl History {
             }
             page.push((self.place(is_hint, &key), key, object.to_bytes()));
         }
-        let merged = self.store().merge_page(page, now).unwrap();
+        let merged = self.store().merge_page(page, Source::Fill, now).unwrap();
         assert!((changed.len()..=changes).contains(&merged), "{merged} of {changed:?}");
     }
 

@@ -4,6 +4,7 @@
 //! wait for a disk that hangs: they are asked for on a thread that may block, for a limited time,
 //! and left out if the store does not answer. That is when the others are needed most.
 
+mod feeds;
 mod jobs;
 mod layout;
 mod node;
@@ -26,7 +27,7 @@ use quorate_protocol::time::WallTime;
 use crate::config::Config;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 14] = [
+pub(crate) const SECTIONS: [Section; 15] = [
     node::SECTION,
     requests::SECTION,
     auth::SECTION,
@@ -34,6 +35,7 @@ pub(crate) const SECTIONS: [Section; 14] = [
     repair::HINTS,
     repair::REPAIR,
     repair::TOMBSTONES,
+    feeds::SECTION,
     jobs::SECTION,
     layout::SECTION,
     peers::SECTION,
@@ -62,6 +64,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     node.metrics.auth.write(&mut out, tokens, &token_change::disagreements(node));
     node.metrics.operations.write(&mut out, local_write);
     repair::write(&mut out, node, readings.as_ref());
+    feeds::write(&mut out, node);
     jobs::write(&mut out, node);
     layout::write(&mut out, node);
     peers::write(&mut out, node);

@@ -138,6 +138,13 @@ impl Disks {
         merged
     }
 
+    /// The keys of a bucket, each with all that its home replicas hold.
+    pub(crate) fn of_bucket(&self, bucket: &str) -> Vec<(String, Object)> {
+        let keys = self.rows.keys().filter_map(|key| Some((key, key.split_once('/')?)));
+        let here = keys.filter(|(_, (of, _))| *of == bucket);
+        here.map(|(key, (_, name))| (name.to_owned(), self.merged(key))).collect()
+    }
+
     /// What every node together knows of the dots of each key.
     pub(crate) fn clocks(&self) -> BTreeMap<String, Clock> {
         let joined = |rows: &BTreeMap<usize, Bytes>| {

@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) ended: usize,
     /// How many counters and typed sets there were.
     pub(crate) typed: usize,
+    /// Changes that a subscriber got, pages that it lost, and cursors of it that expired.
+    pub(crate) followed: (usize, usize, usize),
     pub(crate) converged_in: Duration,
     pub(crate) disks: Disks,
     pub(crate) found: Findings,
@@ -102,6 +104,10 @@ impl fmt::Display for Report {
         line("elements removed, acknowledged", &self.removed)?;
         line("keys deleted for good, acknowledged", &self.ended)?;
         line("counters and typed sets", &self.typed)?;
+        let (changes, lost, expired) = &self.followed;
+        line("changes that a subscriber got", changes)?;
+        line("  pages of them that it lost", lost)?;
+        line("  cursors that had expired", expired)?;
         line("elements lost", &self.found.lost)?;
         line("elements phantom", &self.found.phantom)?;
         line("siblings resurrected", &self.found.resurrected)?;

@@ -17,6 +17,8 @@ use crate::http::Node;
 /// The buckets, which have these types.
 const COUNTERS: &str = "counters";
 const SETS: &str = "typed-sets";
+/// Both, which have feeds.
+pub(crate) const BUCKETS: [&str; 2] = [COUNTERS, SETS];
 
 /// What clients did to typed values, by key (`bucket/key`).
 pub(crate) struct TypedValues {
@@ -42,10 +44,10 @@ impl TypedValues {
         Self { contexts: cluster.contexts(), known: Mutex::default() }
     }
 
-    /// Gives the buckets their types.
+    /// Gives the buckets their types and feeds.
     pub(crate) async fn prepare(node: &Node) {
         for (bucket, data_type) in [(COUNTERS, "counter"), (SETS, "set")] {
-            let wanted = json!({"type": data_type}).to_string();
+            let wanted = json!({"type": data_type, "feed_retention_s": 3600}).to_string();
             let put = node.put(&format!("/buckets/{bucket}")).value(wanted);
             let answer = put.header("Content-Type", "application/json").answer().await;
             assert_eq!(answer.status, 200, "{}", answer.text());

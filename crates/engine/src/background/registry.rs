@@ -17,7 +17,9 @@ use crate::cluster::hello;
 use crate::liveness::health::State;
 use crate::membership::moves;
 use crate::node::Node;
-use crate::repair::{anti_entropy, distrusted, expirer, fill, handoff, reaper, reassign, unowned};
+use crate::repair::{
+    anti_entropy, distrusted, expirer, fill, handoff, reaper, reassign, trim_feeds, unowned,
+};
 
 /// A running job.
 pub type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -62,7 +64,7 @@ pub const ISSUER_KEYS: Job =
     Job { name: "issuer_keys", about: "Reads the keys of the issuer of tokens again" };
 
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 20] = [
+pub const JOBS: [Entry; 21] = [
     Entry {
         job: Job {
             name: "hello",
@@ -109,6 +111,11 @@ pub const JOBS: [Entry; 20] = [
         job: Job { name: "expire", about: "Writes tombstones for values that have expired" },
         throttle: REPAIR,
         start: Start::Once(|node, job| Box::pin(expirer::run(node, job))),
+    },
+    Entry {
+        job: Job { name: "trim_feeds", about: "Trims entries of feeds that are older than kept" },
+        throttle: REPAIR,
+        start: Start::Once(|node, job| Box::pin(trim_feeds::run(node, job))),
     },
     Entry {
         job: Job {

@@ -107,7 +107,7 @@ pub fn take_now(node: &Node, table: &Table) -> Result<bool, quorate_storage::Err
     // First: else a change of the layout could end before this node has what it needs for another n.
     let before = node.view();
     extend(&before)?;
-    let has_changed = node.buckets.merge(&node.store, table)?;
+    let has_changed = node.buckets.merge(&node.store, table, node.now())?;
     let after = node.view();
     if after.epoch() != before.epoch() {
         extend(&after)?; // a change of the layout began in between

@@ -114,6 +114,14 @@ pub fn record_default_n(store: &Store, n: u16) -> Result<(), quorate_storage::Er
     store.put_meta(DEFAULT_N_RECORD, &n.to_le_bytes())
 }
 
+/// The buckets that have a feed, and for how many seconds their changes are kept.
+fn feeds_in(table: &Table) -> BTreeMap<String, u32> {
+    let feeds = table.records().filter_map(|(bucket, record)| {
+        Some((bucket.as_str().to_owned(), record.settings.feed_retention_s?))
+    });
+    feeds.collect()
+}
+
 impl Buckets {
     /// Reads the recorded table, and makes the store keep rows in the trees of their bucket's n.
     ///
@@ -143,6 +151,15 @@ impl Buckets {
         let (assignment, raised) = (RwLock::new(assignment), RwLock::new(raised));
         let (changing, older, asking) = (Mutex::new(()), Mutex::default(), Semaphore::new(1));
         Ok(Self { defaults, current, assignment, raised, changing, older, asking })
+    }
+
+    /// Has the store keep logs of the changes of buckets that have a feed, and of no others.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn keep_feeds(&self, store: &Store, now: WallTime) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        store.keep_feeds(&feeds_in(&self.table()), now)
     }
 
     /// Puts another placement in force.
@@ -243,7 +260,7 @@ impl Buckets {
         settings: Settings,
         by: (NodeId, WallTime),
     ) -> Result<Table, BucketsError> {
-        let _changing = self.lock();
+        let (_changing, now) = (self.lock(), by.1);
         {
             let view = self.read();
             let table = view.table();
@@ -254,7 +271,7 @@ impl Buckets {
         let record = self.read().table().next(bucket, settings, by, &self.defaults);
         let mut change = Table::default();
         change.merge(bucket, record);
-        self.learn(store, &change)?;
+        self.learn(store, &change, now)?;
         Ok(change)
     }
 
@@ -262,13 +279,23 @@ impl Buckets {
     ///
     /// # Errors
     /// The store's, if the table cannot be made durable; nothing changed then.
-    pub fn merge(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
+    pub fn merge(
+        &self,
+        store: &Store,
+        other: &Table,
+        now: WallTime,
+    ) -> Result<bool, quorate_storage::Error> {
         let _changing = self.lock();
-        self.learn(store, other)
+        self.learn(store, other, now)
     }
 
     /// The same for a caller that holds `changing`.
-    fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
+    fn learn(
+        &self,
+        store: &Store,
+        other: &Table,
+        now: WallTime,
+    ) -> Result<bool, quorate_storage::Error> {
         let (mut next, mut raised) = (self.table(), self.raised());
         let changed = next.learn(other, &mut raised, &self.defaults);
         if changed {
@@ -276,6 +303,7 @@ impl Buckets {
             // laxer.
             self.record_raised(store, raised)?;
             self.doubt(store, &next)?;
+            store.keep_feeds(&feeds_in(&next), now)?;
             if let Err(error) = self.keep(store, next) {
                 // The previous n stay in force, which is one more change for the rows marked as in
                 // doubt.

@@ -153,6 +153,19 @@ impl ClusterView {
         (first, next.map(|layout| HomeSet { layout, n, r: r_of(layout), takes_witnesses: true }))
     }
 
+    /// The same, with N − W + 1 in place of R: of so many home replicas one has each write that W have
+    /// acknowledged.
+    pub fn intersecting_sets(&self, bucket: &str) -> Vec<HomeSet<'_>> {
+        let Properties { n, w, .. } = self.properties(bucket);
+        let (first, next) = self.home_sets(bucket);
+        let mut sets: Vec<HomeSet<'_>> = [Some(first), next].into_iter().flatten().collect();
+        for set in &mut sets {
+            let homes = n.min(set.layout.node_count());
+            set.r = homes - w.of(homes).clamp(1, homes) + 1;
+        }
+        sets
+    }
+
     /// Whether a node is a home replica of the rows of a tree.
     pub fn is_home(&self, node: NodeId, tree: Tree) -> bool {
         self.0.placement.is_home(node, tree.partition, tree.n)

@@ -64,7 +64,8 @@ impl Defaults {
     /// The complete properties, with built-in values for those not given.
     pub fn properties(&self) -> Properties {
         let Self { n, r, w, conflicts, sloppy } = *self;
-        Settings { n, r, w, conflicts, sloppy, expires_in_s: None }.over(&Properties::default())
+        Settings { n, r, w, conflicts, sloppy, expires_in_s: None, feed_retention_s: None }
+            .over(&Properties::default())
     }
 }
 
@@ -98,6 +99,8 @@ section! {
         object_bytes_max: usize = 64 << 20,
         /// Concurrent client operations.
         operations_max: usize = 4096,
+        /// Most entries that the logs of all feeds have together: about 100 bytes each.
+        feed_entries_max: u64 = 10_000_000,
         /// Bytes of values in flight.
         operation_bytes_max: usize = 256 << 20,
         /// Concurrent client connections.

@@ -45,6 +45,7 @@ use crate::limits::bounds::Bounds;
 use crate::membership::{Membership, files};
 use crate::metrics::totals::Metrics;
 use crate::ops::explanations::Explanations;
+use crate::ops::feed_watch::FeedWatch;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
@@ -94,6 +95,8 @@ pub struct Node {
     pub forwards: Forwards,
     /// Requests that wait for a change of a key.
     pub watches: Arc<Watches>,
+    /// Requests that wait for a change of a bucket.
+    pub feed_watch: FeedWatch,
     /// Traces of requests that were asked for, slow or failed.
     pub explanations: Explanations,
     /// Limits how many messages that this release does not know are logged.

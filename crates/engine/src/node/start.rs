@@ -36,6 +36,7 @@ use crate::membership::join_proof::Challenges;
 use crate::membership::{Membership, files, members_of, placement_of};
 use crate::metrics::totals::Metrics;
 use crate::ops::explanations::Explanations;
+use crate::ops::feed_watch::FeedWatch;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
@@ -103,6 +104,7 @@ impl Node {
         let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
         let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
+        buckets.keep_feeds(&store, host.clock.now())?; // those of rows that were set aside are gone
         // In case that the record was stored, and no more.
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
         let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
@@ -117,6 +119,7 @@ impl Node {
             metrics: Metrics::new(host.clock.now()),
             forwards: Forwards::new(config.limits.operations_max),
             watches: Watches::of(&store),
+            feed_watch: FeedWatch::default(),
             unknown_messages: Seldom::new(),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
             sampler: Sampler::new(&host, config.otlp.sample_percent),

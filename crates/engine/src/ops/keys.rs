@@ -154,7 +154,7 @@ pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest)
 }
 
 /// Partitions of which this node is a home replica but that it is not ready to answer for.
-fn not_ready(node: &Node, view: &ClusterView, bucket: &str) -> Vec<Partition> {
+pub(super) fn not_ready(node: &Node, view: &ClusterView, bucket: &str) -> Vec<Partition> {
     let n = view.n(bucket);
     let is_home = |partition: &Partition| view.is_home(node.me, Tree { partition: *partition, n });
     let mine = view.partitions().filter(is_home);

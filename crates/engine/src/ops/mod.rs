@@ -9,6 +9,8 @@ pub mod coordinator;
 pub mod entry;
 pub mod explain;
 pub mod explanations;
+pub mod feed;
+pub mod feed_watch;
 pub mod finished;
 pub mod forwards;
 pub mod hedge_budget;

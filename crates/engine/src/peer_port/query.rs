@@ -9,8 +9,8 @@ use quorate_protocol::name::{Bucket, Key};
 use crate::background::work;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::ops::keys;
 use crate::ops::replica::{self, refusal_of};
+use crate::ops::{feed, feed_watch, keys};
 
 /// Executes one.
 pub(super) async fn carry_out(
@@ -27,6 +27,11 @@ pub(super) async fn carry_out(
             let question = ListRequest { bucket, prefix, after, limit };
             WithPayload::bare(keys::answer(node, view, question).await)
         }
+        Query::Feed { bucket, prefix, position, limit } => {
+            let question = feed::Question { bucket, prefix, limit };
+            WithPayload::bare(feed::answer(node, view, question, position).await)
+        }
+        Query::FeedEnds { buckets } => WithPayload::bare(feed_watch::ends(node, &buckets)),
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::packed::{self, Lengths};
 use quorate_protocol::time::WallTime;
-use quorate_storage::{Error, MERGE_BATCH_ROWS};
+use quorate_storage::{Error, MERGE_BATCH_ROWS, Source};
 
 use crate::background::work;
 use crate::cluster::view::ClusterView;
@@ -85,6 +85,6 @@ fn merge(
             Err(reply) => return Ok(Err(reply)),
         }
     }
-    node.store.merge_page(rows, now)?;
+    node.store.merge_page(rows, Source::Replica, now)?;
     Ok(Ok(refused))
 }

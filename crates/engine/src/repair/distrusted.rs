@@ -25,7 +25,7 @@ use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Error, Place};
+use quorate_storage::{Error, Place, Source};
 
 use crate::background::jobs::JobState;
 use crate::background::work;
@@ -342,7 +342,7 @@ fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
         }
         rows.push((place, key, object));
     }
-    node.store.merge_page(rows, node.now())?;
+    node.store.merge_page(rows, Source::Replica, node.now())?;
     Ok(unknown)
 }
 

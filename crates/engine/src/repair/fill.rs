@@ -32,7 +32,7 @@ use quorate_protocol::packed;
 use quorate_protocol::reap;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Error, MERGE_BATCH_ROWS};
+use quorate_storage::{Error, MERGE_BATCH_ROWS, Source};
 
 use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
@@ -86,6 +86,9 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
         let waits = began.elapsed() < DOUBT_PATIENCE;
         if missing.is_empty() {
             began = Instant::now();
+            if !node.filled.is_recorded() {
+                record(&node, &job).await;
+            }
         } else if turn.is_multiple_of(turns) && fetch_hints(&node, &mut hints_from).await {
             fill_partitions(&node, &missing, waits, &job).await;
         }
@@ -136,11 +139,7 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool, j
         node.metrics.repair.partitions_filled.add(judged.received.len() as u64);
         undecided += judged.undecided;
         lost += judged.lost;
-        let recorded = work::run(node, |node| node.filled.record(&node.store));
-        if let Err(error) = recorded.await {
-            job.failed(&error);
-            tracing::warn!(%error, "could not record filled partitions");
-        }
+        record(node, job).await;
         let (left, of) =
             (node.filled.missing().len(), u64::from(node.view().placement().partitions()));
         job.progress(of.saturating_sub(left as u64), of);
@@ -152,6 +151,14 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool, j
             took_ms = progress.began.elapsed().as_millis() as u64,
             "all partitions are filled"
         );
+    }
+}
+
+/// Makes durable what was received; the next turn tries again if that fails.
+async fn record(node: &Arc<Node>, job: &JobState) {
+    if let Err(error) = work::run(node, |node| node.filled.record(&node.store)).await {
+        job.failed(&error);
+        tracing::warn!(%error, "could not record filled partitions");
     }
 }
 
@@ -465,7 +472,7 @@ fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec
     let view = node.view();
     let merge = |rows: Vec<(Key, Bytes)>| {
         let place = |(key, object)| (view.home(&key), key, object);
-        node.store.merge_page(rows.into_iter().map(place).collect(), now)
+        node.store.merge_page(rows.into_iter().map(place).collect(), Source::Fill, now)
     };
     match merge(rows.clone()) {
         Err(error) if error.is_undecodable() => {}

@@ -258,6 +258,13 @@ impl FillState {
         Ok(())
     }
 
+    /// Whether all that was received is recorded: the disk may have been full.
+    pub(super) fn is_recorded(&self) -> bool {
+        let moving = self.lock();
+        let is_complete = self.ready.iter().all(|ready| ready.load(Acquire));
+        moving.recorded == moving.received.len() && self.is_complete() == is_complete
+    }
+
     /// How many partitions have not been received yet.
     pub fn missing_count(&self) -> usize {
         if self.is_complete() { 0 } else { self.missing().len() }

@@ -19,5 +19,6 @@ pub mod reassigned;
 pub mod received;
 pub mod restored;
 pub mod set_aside;
+pub mod trim_feeds;
 pub mod unowned;
 pub mod unreceived;

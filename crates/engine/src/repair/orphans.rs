@@ -8,7 +8,7 @@ use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
-use quorate_storage::{Error, MERGE_BATCH_ROWS};
+use quorate_storage::{Error, MERGE_BATCH_ROWS, Source};
 
 use crate::background::work;
 use crate::node::Node;
@@ -71,7 +71,7 @@ fn adopt_some(node: &Node, target: NodeId, after: Option<&Key>) -> Result<Option
         taken.push((key, version));
     }
     if !mutated(Mutation::HintOfRemovedDropped) {
-        node.store.merge_page(rows, node.now())?;
+        node.store.merge_page(rows, Source::Replica, node.now())?;
     }
     node.store.sync()?;
     // As when a hint is delivered: every confirmation of a tombstone from now on accounts for it.

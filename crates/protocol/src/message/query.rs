@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::head::family;
+use crate::feed::{self, Position};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
@@ -36,6 +37,22 @@ family! {
             /// The most entries to return.
             limit: u16,
         },
+        /// Read the receiver's log of a bucket's changes: [`QueryReply::Feed`].
+        0x63 Feed {
+            /// The bucket.
+            bucket: Bucket,
+            /// Only changes of keys with this prefix.
+            prefix: String,
+            /// Where to begin.
+            position: Position,
+            /// The most entries to return.
+            limit: u16,
+        },
+        /// Where the receiver's logs of these buckets end: [`QueryReply::FeedEnds`].
+        0x64 FeedEnds {
+            /// The buckets.
+            buckets: Vec<Bucket>,
+        },
     }
 }
 
@@ -58,6 +75,10 @@ family! {
         },
         /// Live keys in order.
         0x62 Keys(page: KeyPage),
+        /// A part of a log; `None` if the receiver keeps none of this bucket.
+        0x63 Feed(page: Option<feed::Page>),
+        /// The number of the last entry of each log; 0 for one that there is not.
+        0x64 FeedEnds(ends: Vec<u64>),
     }
 }
 

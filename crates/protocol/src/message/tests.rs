@@ -15,6 +15,7 @@ use crate::access::Scope;
 use crate::bucket_table::Table;
 use crate::exchange::Page;
 use crate::explain::{Event, Events, Kind, Note};
+use crate::feed::{self, Position};
 use crate::generation::{Remembered, Start};
 use crate::get::{ReadKind, RowKind};
 use crate::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
@@ -172,7 +173,21 @@ fn messages() -> Vec<Message> {
         Cluster::Tokens { table: tokens(), want_all: true }.into(),
         Query::Inspect { key: key() }.into(),
         Query::Conflicts { bucket: Some(bucket.clone()), after: None, limit: 300 }.into(),
-        Query::Keys { bucket, prefix: "user/".to_owned(), after: Some(key()), limit: 9 }.into(),
+        Query::Keys {
+            bucket: bucket.clone(),
+            prefix: "user/".to_owned(),
+            after: Some(key()),
+            limit: 9,
+        }
+        .into(),
+        Query::Feed {
+            bucket: bucket.clone(),
+            prefix: "user/".to_owned(),
+            position: Position { log: 7, after: 300 },
+            limit: 300,
+        }
+        .into(),
+        Query::FeedEnds { buckets: vec![bucket] }.into(),
     ]
 }
 
@@ -183,6 +198,14 @@ fn replies() -> Vec<Reply> {
     let keys = KeyPage {
         keys: vec![(key(), Version([3; 16]), true)],
         is_end: false,
+        not_ready: vec![Partition(300)],
+    };
+    let feed = feed::Page {
+        log: 7,
+        entries: vec![(300, WallTime(300), key(), Version([3; 16]))],
+        upto: 301,
+        is_end: true,
+        trimmed: (9, WallTime(300)),
         not_ready: vec![Partition(300)],
     };
     let progress = MoveProgress::default();
@@ -219,6 +242,8 @@ fn replies() -> Vec<Reply> {
         QueryReply::Inspection { own: Some(5), ready: true, hints: vec![(node("n3"), 4)] }.into(),
         QueryReply::Conflicts { keys: vec![(key(), 2)] }.into(),
         QueryReply::Keys(keys).into(),
+        QueryReply::Feed(Some(feed)).into(),
+        QueryReply::FeedEnds(vec![0, 300]).into(),
         Reply::Refused(Refusal::Unsupported),
         Reply::NotFilled,
     ]

@@ -105,9 +105,11 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
             cf.set_memtable_factory(MemtableFactory::Vector);
         }
         Column::Keys => cf.set_write_buffer_size(8 << 20),
-        Column::Conflicts | Column::Tombstones | Column::Expiries | Column::Meta => {
-            cf.set_write_buffer_size(4 << 20)
-        }
+        Column::Conflicts
+        | Column::Tombstones
+        | Column::Expiries
+        | Column::Feeds
+        | Column::Meta => cf.set_write_buffer_size(4 << 20),
     }
     cf
 }

@@ -1,0 +1,333 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::{Layout, Member};
+
+const PARTITIONS: u32 = 4;
+const N: u16 = 3;
+const W: u16 = 2;
+const NODES: u8 = 4;
+const KEYS: u8 = 5;
+
+fn node(i: u8) -> NodeId {
+    NodeId::parse(&format!("n{i}")).unwrap()
+}
+
+fn layout() -> Layout {
+    let member = |i: u8| Member::new(node(i), format!("z{i}"), 1);
+    Layout::new(1, PARTITIONS, (0..NODES).map(member).collect()).unwrap()
+}
+
+fn bucket() -> Bucket {
+    Bucket::parse("b").unwrap()
+}
+
+fn key(i: u8) -> Key {
+    Key::new("b", format!("k{i}").as_bytes()).unwrap()
+}
+
+fn sets(layout: &Layout) -> [HomeSet<'_>; 1] {
+    [HomeSet { layout, n: N, r: N - W + 1, takes_witnesses: false }]
+}
+
+/// What happens to the cluster and its subscriber. A mask says which nodes take part.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A write reaches some home replicas; it is acknowledged if these are W.
+    Write { key: u8, mask: u8 },
+    /// A node gets another's state of a key.
+    Repair { from: u8, to: u8, key: u8 },
+    /// The subscriber gets a page of those that answer, with reads that ask those that have answered.
+    Page { mask: u8, limit: usize, reads: usize },
+    /// A node loses its rows, and receives what the others have.
+    Replace { node: u8 },
+    /// A node forgets the older half of its log.
+    Trim { node: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..KEYS, 0..16u8).prop_map(|(key, mask)| Step::Write { key, mask }),
+        4 => (0..NODES, 0..NODES, 0..KEYS).prop_map(|(from, to, key)| Step::Repair { from, to, key }),
+        6 => (0..16u8, 1..5usize, 0..6usize)
+            .prop_map(|(mask, limit, reads)| Step::Page { mask, limit, reads }),
+        1 => (0..NODES).prop_map(|node| Step::Replace { node }),
+        1 => (0..NODES).prop_map(|node| Step::Trim { node }),
+    ]
+}
+
+/// The writes that a row includes.
+type State = BTreeSet<u32>;
+
+fn version(state: &State) -> Version {
+    let mut hash = [0; 16];
+    let text = format!("{state:?}");
+    hash.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
+    Version(hash)
+}
+
+#[derive(Default)]
+struct Replica {
+    log: u64,
+    rows: BTreeMap<Key, State>,
+    entries: Vec<(u64, WallTime, Key, Version)>,
+    last: u64,
+    trimmed: (u64, WallTime),
+}
+
+impl Replica {
+    fn merge(&mut self, key: &Key, state: &State, now: WallTime) {
+        let row = self.rows.entry(key.clone()).or_default();
+        let before = row.len();
+        row.extend(state);
+        if row.len() > before {
+            let version = version(row);
+            self.last += 1;
+            self.entries.push((self.last, now, key.clone(), version));
+        }
+    }
+
+    fn page(&self, position: Position, limit: usize) -> Page {
+        let is_here = position.log == self.log && position.after <= self.last;
+        let after = if is_here { position.after } else { 0 };
+        let mut entries: Vec<(u64, WallTime, Key, Version)> = Vec::new();
+        let (mut upto, mut is_end) = (self.last, true);
+        for entry in self.entries.iter().filter(|entry| entry.0 > after) {
+            match entries.iter().position(|earlier| earlier.2 == entry.2) {
+                Some(earlier) => entries[earlier].3 = entry.3,
+                None if entries.len() < limit => entries.push(entry.clone()),
+                None => {
+                    (upto, is_end) = (entry.0 - 1, false);
+                    break;
+                }
+            }
+        }
+        let page = Page {
+            log: self.log,
+            entries,
+            upto,
+            is_end,
+            trimmed: self.trimmed,
+            not_ready: Vec::new(),
+        };
+        assert!(page.is_sound(position, &bucket(), "", limit));
+        page
+    }
+}
+
+/// Plays steps a minute apart, and checks what complete pages promise.
+fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let layout = layout();
+    let sets = sets(&layout);
+    let homes = |key: &Key| layout.homes(key.partition(PARTITIONS), N).to_vec();
+    let start = WallTime(1 << 40);
+    let mut replicas: BTreeMap<NodeId, Replica> = BTreeMap::new();
+    for i in 0..NODES {
+        replicas.insert(node(i), Replica { log: u64::from(i) + 1, ..Replica::default() });
+    }
+    let in_mask =
+        |mask: u8, name: NodeId| (0..NODES).any(|i| mask & (1 << i) != 0 && node(i) == name);
+    let mut cursor = Cursor::now(start, &BTreeMap::new());
+    let mut seen: BTreeMap<Key, State> = BTreeMap::new();
+    let mut acked: Vec<(Key, u32)> = Vec::new();
+    // A last page of all, so that every case ends with a promise.
+    let last = Step::Page { mask: 15, limit: 1_000, reads: 1_000 };
+    for (i, step) in (1u32..).zip(steps.into_iter().chain([last])) {
+        let now = WallTime(start.0 + u64::from(i) * 60_000);
+        match step {
+            Step::Write { key: k, mask } => {
+                let key = key(k);
+                let reached: Vec<NodeId> =
+                    homes(&key).into_iter().filter(|home| in_mask(mask, *home)).collect();
+                for home in &reached {
+                    replicas.get_mut(home).unwrap().merge(&key, &State::from([i]), now);
+                }
+                if reached.len() >= usize::from(W) {
+                    acked.push((key, i));
+                }
+            }
+            Step::Repair { from, to, key: k } => {
+                let key = key(k);
+                if !homes(&key).contains(&node(to)) {
+                    continue;
+                }
+                let state = replicas[&node(from)].rows.get(&key).cloned().unwrap_or_default();
+                replicas.get_mut(&node(to)).unwrap().merge(&key, &state, now);
+            }
+            Step::Replace { node: lost } => {
+                // Everything acknowledged is on another node too: one disk is lost at a time, and only
+                // after what it held alone has spread.
+                let name = node(lost);
+                let is_spread = acked.iter().all(|(key, write)| {
+                    let holds = |home: &NodeId| {
+                        replicas[home].rows.get(key).is_some_and(|row| row.contains(write))
+                    };
+                    homes(key).iter().filter(|home| **home != name).any(holds)
+                });
+                if !is_spread {
+                    continue;
+                }
+                let mut rows: BTreeMap<Key, State> = BTreeMap::new();
+                for other in replicas.iter().filter(|(other, _)| **other != name) {
+                    for (key, state) in &other.1.rows {
+                        if homes(key).contains(&name) {
+                            rows.entry(key.clone()).or_default().extend(state);
+                        }
+                    }
+                }
+                let trimmed = (1, start);
+                let mut fresh =
+                    Replica { log: u64::from(i) << 8, last: 1, trimmed, ..Replica::default() };
+                rows.iter().for_each(|(key, state)| fresh.merge(key, state, now));
+                replicas.insert(name, fresh);
+            }
+            Step::Trim { node: which } => {
+                let replica = replicas.get_mut(&node(which)).unwrap();
+                let half = replica.entries.len() / 2;
+                if let Some((number, at, ..)) = replica.entries.drain(..half).next_back() {
+                    replica.trimmed = (number, at);
+                }
+            }
+            Step::Page { mask, limit, reads } => {
+                let answering = || replicas.iter().filter(|(name, _)| in_mask(mask, **name));
+                let pages =
+                    answering().map(|(name, it)| (*name, it.page(cursor.position(*name), limit)));
+                let changes = Changes::new(cursor.clone(), now, pages.collect());
+                let mut delivered = Vec::new();
+                for key in changes.keys(limit).into_iter().take(reads) {
+                    let asked = || answering().filter(|(name, _)| homes(&key).contains(name));
+                    if asked().count() < usize::from(N - W + 1) {
+                        break; // the read fails
+                    }
+                    let rows = asked().filter_map(|(_, replica)| replica.rows.get(&key));
+                    let state: State = rows.flatten().copied().collect();
+                    seen.entry(key.clone()).or_default().extend(&state);
+                    delivered.push((key, version(&state)));
+                }
+                let renewed = changes.renewed();
+                let (next, promise) = changes.deliver(&delivered, &sets);
+                prop_assert!(next.complete_at >= cursor.complete_at);
+                cursor = next;
+                match promise {
+                    Promise::Complete => {
+                        for (key, write) in &acked {
+                            let has = seen.get(key).is_some_and(|state| state.contains(write));
+                            prop_assert!(has, "step {i}: write {write} of {key} is missing");
+                        }
+                    }
+                    Promise::Expired => {
+                        // The subscriber lists all keys.
+                        cursor = renewed;
+                        for (key, write) in &acked {
+                            seen.entry(key.clone()).or_default().insert(*write);
+                        }
+                    }
+                    Promise::Partial => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    #[test]
+    fn a_complete_page_has_delivered_all_that_was_acknowledged(steps in vec(step(), 0..60)) {
+        play(steps)?;
+    }
+}
+
+#[test]
+fn a_state_that_another_log_names_later_is_not_delivered_again() {
+    let layout = layout();
+    let (now, key) = (WallTime(1 << 40), key(1));
+    let entry = |number| vec![(number, now, key.clone(), Version([1; 16]))];
+    let page = |log, number| Page {
+        log,
+        entries: entry(number),
+        upto: number,
+        is_end: true,
+        ..Page::default()
+    };
+    let cursor = Cursor::now(now, &BTreeMap::new());
+    let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page(1, 7))]));
+    assert_eq!(changes.keys(9), [key.clone()]);
+    let (cursor, promise) = changes.deliver(&[(key.clone(), Version([1; 16]))], &sets(&layout));
+    assert_eq!(promise, Promise::Partial);
+    let again = Changes::new(cursor.clone(), now, BTreeMap::from([(node(1), page(2, 9))]));
+    assert_eq!(again.keys(9), []);
+    let (next, _) = again.deliver(&[], &sets(&layout));
+    assert_eq!(next.position(node(1)), Position { log: 2, after: 9 });
+    assert_eq!(next.position(node(0)), cursor.position(node(0)));
+    let mut newer = page(2, 10);
+    newer.entries[0].3 = Version([2; 16]);
+    let newer = Changes::new(next, now, BTreeMap::from([(node(1), newer)]));
+    assert_eq!(newer.keys(9), [key]);
+}
+
+#[test]
+fn a_page_is_cut_where_a_key_was_not_delivered() {
+    let layout = layout();
+    let now = WallTime(1 << 40);
+    let entry = |number, name| (number, now, key(name), Version([name; 16]));
+    let page = Page {
+        log: 1,
+        entries: vec![entry(3, 1), entry(5, 2), entry(9, 3)],
+        upto: 12,
+        is_end: true,
+        ..Page::default()
+    };
+    let after = |delivered: &[u8]| {
+        let cursor = Cursor::now(now, &BTreeMap::new());
+        let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page.clone())]));
+        assert_eq!(changes.keys(2), [key(1), key(2)]);
+        let delivered: Vec<_> =
+            delivered.iter().map(|name| (key(*name), Version([*name; 16]))).collect();
+        changes.deliver(&delivered, &sets(&layout)).0.position(node(0)).after
+    };
+    assert_eq!([after(&[]), after(&[1]), after(&[1, 2]), after(&[1, 2, 3])], [2, 4, 8, 12]);
+}
+
+#[test]
+fn a_cursor_is_good_for_its_cluster_bucket_and_prefix() {
+    let keys = ContextKeys::new("test", &[[7; 32]]);
+    let page = Page { log: 7, upto: 9, ..Page::default() };
+    let cursor = Cursor::now(WallTime(5), &BTreeMap::from([(node(1), page)]));
+    let text = cursor.seal(&keys, &bucket(), "a/");
+    assert_eq!(Cursor::open(&keys, &bucket(), "a/", &text), Ok(cursor));
+    let other = Bucket::parse("c").unwrap();
+    for (bucket, prefix) in [(&bucket(), "a"), (&bucket(), ""), (&other, "a/")] {
+        assert_eq!(Cursor::open(&keys, bucket, prefix, &text), Err(ContextError::Forged));
+    }
+    let others = ContextKeys::new("other", &[[7; 32]]);
+    assert_eq!(Cursor::open(&others, &bucket(), "a/", &text), Err(ContextError::Forged));
+    let long = "A".repeat(CURSOR_CHARS_MAX + 1);
+    assert_eq!(Cursor::open(&keys, &bucket(), "a/", &long), Err(ContextError::Damaged));
+}
+
+#[test]
+fn a_page_that_was_not_asked_for_is_refused() {
+    let now = WallTime(1);
+    let entry = |number, name| (number, now, key(name), Version::default());
+    let page = |entries, upto| Page { log: 1, entries, upto, is_end: true, ..Page::default() };
+    let position = Position { log: 1, after: 4 };
+    let is_sound = |page: Page| page.is_sound(position, &bucket(), "k", 2);
+    assert!(is_sound(page(vec![entry(5, 1), entry(8, 2)], 9)));
+    assert!(is_sound(page(Vec::new(), 4)));
+    for (entries, upto) in [
+        (vec![entry(4, 1)], 9),
+        (vec![entry(8, 1), entry(8, 2)], 9),
+        (vec![entry(5, 1)], 4),
+        (vec![entry(5, 1), entry(6, 1), entry(7, 1)], 9),
+    ] {
+        assert!(!is_sound(page(entries, upto)));
+    }
+    let foreign = (5, now, Key::new("c", b"k").unwrap(), Version::default());
+    assert!(!is_sound(page(vec![foreign], 9)));
+    assert!(!page(vec![entry(5, 1)], 9).is_sound(position, &bucket(), "l", 2));
+}
