@@ -19,7 +19,7 @@ pub enum Exit {
     Unavailable = 5,
     /// A write failed in a way that may have left a copy, which may still spread.
     Unknown = 6,
-    /// `wait` gave up.
+    /// `wait` or `get --wait` gave up.
     TimedOut = 7,
     /// The node wants a token, or the token does not allow it; nothing was done.
     Denied = 8,
@@ -35,7 +35,7 @@ Exit codes:
   4  the key has several siblings, or another write or change came first
   5  too few nodes answered, or none; nothing was changed
   6  unknown outcome: a write failed, but may have left a copy that still spreads
-  7  `wait` or `layout wait` gave up
+  7  `wait`, `layout wait` or `get --wait` gave up
   8  the node wants a token, or the token does not allow it; nothing was done";
 
 impl Exit {

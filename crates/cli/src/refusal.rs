@@ -101,7 +101,8 @@ fn shown(problem: &Problem) -> Value {
 fn exit(problem: &Problem, outcome: Outcome) -> Exit {
     match (problem.name(), problem.status()) {
         ("no_such_route" | "sync_point_gone" | "layout_unsafe" | "counter_full", _) => Exit::Failed,
-        ("wrong_type" | "bucket_not_empty" | "context_needed", _) => Exit::Usage,
+        ("cursor_expired", _) => Exit::Failed,
+        ("wrong_type" | "bucket_not_empty" | "context_needed" | "no_feed", _) => Exit::Usage,
         (_, 401 | 403) => Exit::Denied,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412 | 422) => Exit::Conflict,
@@ -142,6 +143,12 @@ fn advice(name: &str) -> Option<&'static str> {
             "read the key again (`quorate typed get --json`), and give its context: --context"
         }
         "counter_full" => "count on under another key",
+        "no_feed" => {
+            "`quorate bucket set BUCKET --feed 24h` has the bucket keep what changes from then on, for a day"
+        }
+        "cursor_expired" => {
+            "read everything once (`quorate export BUCKET`), then go on with the cursor of the answer"
+        }
         "no_such_route" => {
             "the node is of another release than this command; `quorate status` shows releases"
         }

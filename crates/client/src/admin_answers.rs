@@ -45,6 +45,10 @@ pub struct BucketProperties {
     /// are overwritten or deleted. Buckets with a type refuse it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in_s: Option<u64>,
+    /// For how long changes are kept for the bucket's feed ([`Bucket::feed`](crate::Bucket::feed)), in
+    /// seconds, 60 to 2,592,000. None: it has no feed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed_retention_s: Option<u64>,
 }
 
 impl BucketProperties {

@@ -90,7 +90,8 @@ impl Batch {
         self
     }
 
-    /// Reads a key. Of the metadata of its value the batch shows the content type only.
+    /// Reads a key. Of the metadata of its value the batch shows the content type and what clients call
+    /// their own ([`Metadata::user`](crate::Metadata::user)).
     pub fn get(self, bucket: &str, key: impl Into<String>) -> Self {
         let get = self.client.bucket(bucket).get(key);
         self.push(get)

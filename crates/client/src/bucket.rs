@@ -145,7 +145,8 @@ impl At {
         inner.call(call).await
     }
 
-    fn deadline(&self, options: &Options) -> Duration {
+    /// How long a whole call may take.
+    pub(crate) fn deadline(&self, options: &Options) -> Duration {
         let usual = self.bucket.client.inner.settings.timeout;
         let least = match options.timeout_ms {
             Some(_) => patience(self.attempt_max(options)),
@@ -154,7 +155,8 @@ impl At {
         options.deadline.unwrap_or(usual.max(least)).min(TIME_MAX)
     }
 
-    fn attempt_max(&self, options: &Options) -> Duration {
+    /// How long a node may take for one attempt.
+    pub(crate) fn attempt_max(&self, options: &Options) -> Duration {
         let asked = options.timeout_ms.map(Duration::from_millis);
         asked.unwrap_or(self.bucket.client.inner.settings.attempt_timeout).min(TIME_MAX)
     }

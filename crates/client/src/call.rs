@@ -204,6 +204,8 @@ impl Inner {
             | Error::SiblingGone { .. }
             | Error::KeyFull { .. }
             | Error::NotFound { .. }
+            | Error::NoFeed { .. }
+            | Error::CursorExpired { .. }
             | Error::Denied { .. }
             | Error::BadContext { .. }
             | Error::TooLarge { .. }
@@ -289,6 +291,8 @@ pub(crate) fn is_transient(error: &Error) -> bool {
         | Error::SiblingGone { .. }
         | Error::KeyFull { .. }
         | Error::NotFound { .. }
+        | Error::NoFeed { .. }
+        | Error::CursorExpired { .. }
         | Error::Denied { .. }
         | Error::BadContext { .. }
         | Error::TooLarge { .. }

@@ -133,6 +133,23 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
+    /// The bucket keeps no changes, or not any more: give it
+    /// [`feed_retention_s`](crate::BucketProperties::feed_retention_s).
+    #[error("{problem}")]
+    NoFeed {
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// The feed's cursor is older than what is kept: changes have been missed. List all keys and read them,
+    /// then go on with the cursor given here: see [`Feed`](crate::Feed#when-a-cursor-has-expired).
+    #[error("{problem}")]
+    CursorExpired {
+        /// Where to go on once all keys have been read: for
+        /// [`Feed::from_cursor`](crate::Feed::from_cursor).
+        cursor: String,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
     /// The token was not accepted (`unauthenticated`), or does not allow this (`forbidden`, whose `action`
     /// names what is missing).
     #[error("{problem}")]
@@ -305,7 +322,11 @@ macro_rules! with_outcome {
             | Error::TimedOut { outcome: $outcome, .. }
             | Error::Unreachable { outcome: $outcome, .. }
             | Error::BadAnswer { outcome: $outcome, .. } => $use,
-            Error::NotFound { .. } | Error::Invalid { .. } | Error::Conflict { .. } => $none,
+            Error::NotFound { .. }
+            | Error::NoFeed { .. }
+            | Error::CursorExpired { .. }
+            | Error::Invalid { .. }
+            | Error::Conflict { .. } => $none,
         }
     };
 }
@@ -333,6 +354,8 @@ impl Error {
             | Self::SiblingGone { problem, .. }
             | Self::KeyFull { problem, .. }
             | Self::NotFound { problem }
+            | Self::NoFeed { problem }
+            | Self::CursorExpired { problem, .. }
             | Self::Denied { problem, .. }
             | Self::BadContext { problem, .. }
             | Self::TooLarge { problem, .. }

@@ -42,6 +42,11 @@
 //! [`Client::batch`] sends reads and writes together. They are not atomic; each has the result, the errors
 //! and the retries that it would have alone.
 //!
+//! # What changes
+//!
+//! [`Read::wait`] waits until a key has something that a read has not seen. [`Bucket::feed`] follows all that
+//! changes in a bucket, page by page, through any node, and goes on where it was after a restart.
+//!
 //! # Which node is asked
 //!
 //! The client learns all nodes from those it was given ([`Client::discover`]), and where every key is. A
@@ -78,6 +83,7 @@ mod client;
 mod data_type;
 mod error;
 mod expiry;
+mod feed;
 mod keys;
 mod nodes;
 mod options;
@@ -87,6 +93,7 @@ mod read;
 mod retry;
 mod ring;
 mod settings;
+mod shown;
 mod siblings;
 mod stream;
 pub mod testing;
@@ -97,6 +104,8 @@ mod types;
 mod update;
 mod upkeep;
 mod value;
+mod wait;
+mod waiting;
 mod write;
 
 pub use admin::{Admin, FileStream};
@@ -111,6 +120,7 @@ pub use client::{Client, KnownNode};
 pub use data_type::DataType;
 pub use error::{Error, Outcome};
 pub use expiry::Lifetime;
+pub use feed::{Feed, FeedChange, FeedPage, KeyState, LeftOut};
 pub use keys::{Keys, KeysPage};
 pub use options::{Count, Options};
 pub use problem::Problem;
@@ -126,4 +136,5 @@ pub use types::{
 };
 pub use update::{Change, Update, Updated};
 pub use value::{Metadata, Value};
+pub use wait::Wait;
 pub use write::{Delete, Put, Resolve, Written};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::answer::bad;
 use crate::error::{Error, Outcome};
 
 /// What every problem's `type` starts with.
@@ -153,6 +154,11 @@ impl Problem {
             "context_needed" => Error::ContextNeeded { outcome, problem },
             "context_ahead" => Error::ContextAhead { outcome, problem },
             "counter_full" => Error::CounterFull { outcome, problem },
+            "no_feed" => Error::NoFeed { problem },
+            "cursor_expired" => match problem.fact("cursor").and_then(Value::as_str) {
+                Some(cursor) => Error::CursorExpired { cursor: cursor.to_owned(), problem },
+                None => bad(problem.node(), "an expired cursor without one to go on with"),
+            },
             "too_many_siblings" | "object_too_large" | "clock_full" => {
                 Error::KeyFull { outcome, problem }
             }
@@ -240,6 +246,10 @@ mod tests {
         assert!(matches!(of("context_ahead", 409), Error::ContextAhead { .. }));
         assert!(matches!(of("counter_full", 422), Error::CounterFull { .. }));
         assert!(matches!(of("no_such_sync_point", 404), Error::NotFound { .. }));
+        assert!(matches!(of("no_feed", 409), Error::NoFeed { .. }));
+        let expired = error(&named("cursor_expired", ",\"cursor\":\"AQ\""), 410);
+        assert!(matches!(&expired, Error::CursorExpired { cursor, .. } if cursor == "AQ"));
+        assert!(matches!(of("cursor_expired", 410), Error::BadAnswer { .. }));
         assert!(matches!(of("unheard_of", 401), Error::Denied { .. }));
         assert!(matches!(of("unheard_of", 429), Error::Overloaded { .. }));
         assert!(matches!(of("unheard_of", 418), Error::BadRequest { .. }));

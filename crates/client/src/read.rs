@@ -13,6 +13,7 @@ use crate::expiry::{expires_at, has_expired};
 use crate::problem::Problem;
 use crate::siblings::Siblings;
 use crate::value::{Metadata, Value};
+use crate::wait::Wait;
 use crate::write::{Delete, Put};
 
 /// What a client saw of a key, opaque, signed by the cluster. A write with it replaces what was seen; a
@@ -70,6 +71,15 @@ impl Read {
             Self::Value(value) => Some(&value.context),
             Self::Siblings(siblings) => Some(siblings.context()),
             Self::Absent(absent) => absent.context.as_ref(),
+        }
+    }
+
+    /// Waits for something that this read has not seen.
+    pub fn wait(&self) -> Wait {
+        match self {
+            Self::Value(value) => value.wait(),
+            Self::Siblings(siblings) => siblings.wait(),
+            Self::Absent(absent) => absent.wait(),
         }
     }
 
@@ -184,6 +194,11 @@ impl Versioned {
         self.expires_at
     }
 
+    /// Waits for something else: a write, a delete, the end of this value. See [`Wait`].
+    pub fn wait(&self) -> Wait {
+        Wait::new(self.at.clone(), Some(self.context.clone()))
+    }
+
     /// A write that replaces this value. Metadata and the end of its life are not taken over: they belong to
     /// the new value.
     pub fn replace(&self, new: impl Into<NewValue>) -> Put {
@@ -244,6 +259,11 @@ impl Absent {
     /// Who answered.
     pub fn answered(&self) -> &Answered {
         &self.answered
+    }
+
+    /// Waits for a value, or another delete. See [`Wait`].
+    pub fn wait(&self) -> Wait {
+        Wait::new(self.at.clone(), self.context.clone())
     }
 
     /// A write of a value, which replaces the delete if there was one.

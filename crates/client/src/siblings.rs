@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::expiry::time_of;
 use crate::read::{Context, context_of};
 use crate::value::{Metadata, Value};
+use crate::wait::Wait;
 use crate::write::{Delete, Put, Resolve};
 
 /// One of several values of a key.
@@ -91,6 +92,11 @@ impl Siblings {
     /// Who answered.
     pub fn answered(&self) -> &Answered {
         &self.answered
+    }
+
+    /// Waits for something else: a resolution, a delete, a further sibling. See [`Wait`].
+    pub fn wait(&self) -> Wait {
+        Wait::new(self.at.clone(), Some(self.context.clone()))
     }
 
     /// A write that replaces all siblings by what the closure makes of them.

@@ -91,6 +91,23 @@ impl Metadata {
     }
 }
 
+/// Adds the client's own metadata, as JSON has it, to headers.
+///
+/// # Errors
+/// What no header can carry.
+pub(crate) fn meta_headers(
+    meta: &serde_json::Map<String, serde_json::Value>,
+    headers: &mut HeaderMap,
+) -> Result<(), String> {
+    for (name, value) in meta {
+        let wrong = || format!("the metadata {name:?} is none");
+        let text = value.as_str().ok_or_else(wrong)?;
+        let full = HeaderName::try_from(format!("{META_PREFIX}{name}")).map_err(|_| wrong())?;
+        headers.insert(full, HeaderValue::from_bytes(text.as_bytes()).map_err(|_| wrong())?);
+    }
+    Ok(())
+}
+
 fn text_of(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }

@@ -15,6 +15,10 @@ mod cases;
 mod common;
 #[path = "conformance/expect.rs"]
 mod expect;
+#[path = "conformance/feeds.rs"]
+mod feeds;
+#[path = "conformance/named.rs"]
+mod named;
 #[path = "conformance/run.rs"]
 mod run;
 #[path = "conformance/stub.rs"]

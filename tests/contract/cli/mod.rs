@@ -2,6 +2,7 @@
 
 mod cluster;
 mod data;
+mod feeds;
 mod hostile;
 mod lifetimes;
 mod transfer;
@@ -126,6 +127,7 @@ fn every_command_teaches_by_example_and_documents_exit_codes() {
         "put",
         "delete",
         "keys",
+        "feed",
         "siblings",
         "resolve",
         "typed",

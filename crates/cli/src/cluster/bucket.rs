@@ -11,7 +11,8 @@ use crate::refusal;
 use crate::table::{Paint, Table, cell, painted};
 
 /// In the order of a table.
-const PROPERTIES: [&str; 7] = ["type", "n", "r", "w", "conflicts", "sloppy", "expires_in_s"];
+const PROPERTIES: [&str; 8] =
+    ["type", "n", "r", "w", "conflicts", "sloppy", "expires_in_s", "feed_retention_s"];
 
 /// List, show, change or reset the properties of buckets.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,13 +23,14 @@ const PROPERTIES: [&str; 7] = ["type", "n", "r", "w", "conflicts", "sloppy", "ex
   quorate bucket set flags --conflicts lww
   quorate bucket set visits --type counter      # while it has no keys; see `quorate typed`
   quorate bucket set sessions --expires-in 30d  # values that are written from now on
+  quorate bucket set carts --feed 24h           # keep a day of what changes, for `quorate feed`
   quorate bucket reset carts
 
 A bucket needs not be made: every name is one, with the defaults. A property that was not set follows
 the defaults. A type, once set, stays.
 
-JSON: bucket, properties (type, n, r, w, conflicts, sloppy, expires_in_s), set (those that were set); of
-the list: buckets (a list of those), defaults.")]
+JSON: bucket, properties (type, n, r, w, conflicts, sloppy, expires_in_s, feed_retention_s), set (those
+that were set); of the list: buckets (a list of those), defaults.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -84,7 +86,30 @@ struct Set {
     /// keep what they have
     #[arg(long, value_name = "TIME", value_parser = lifetime::parse, conflicts_with = "data_type")]
     expires_in: Option<Lifetime>,
+    /// For how long changes are kept for `quorate feed`: 1m to 30d; none: not at all, and what was kept is
+    /// forgotten
+    #[arg(long, value_name = "TIME|none", value_parser = retention)]
+    feed: Option<Retention>,
 }
+
+/// For how long changes are kept, in seconds; `None`: not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Retention(Option<u64>);
+
+/// `24h`, `90m`, `7d`, or `none`.
+fn retention(text: &str) -> Result<Retention, String> {
+    if text == "none" {
+        return Ok(Retention(None));
+    }
+    let seconds = humantime::parse_duration(text).ok().map(|time| time.as_secs());
+    match seconds.filter(|seconds| RETENTION_S.contains(seconds)) {
+        Some(seconds) => Ok(Retention(Some(seconds))),
+        None => Err("expected a time from 1m to 30d, such as 90m, 24h, 7d, or none".to_owned()),
+    }
+}
+
+/// For how long nodes keep changes, in seconds.
+const RETENTION_S: std::ops::RangeInclusive<u64> = 60..=2_592_000;
 
 /// Runs the command.
 pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
@@ -144,11 +169,13 @@ async fn get(app: &App, bucket: &str) -> Done<Exit> {
 }
 
 async fn set(app: &App, wanted: &Set) -> Done<Exit> {
-    let Set { bucket: _, n, r, w, data_type, conflicts, sloppy, expires_in } = wanted;
+    let Set { bucket: _, n, r, w, data_type, conflicts, sloppy, expires_in, feed } = wanted;
     let counts = n.is_some() || r.is_some() || w.is_some();
-    let others = conflicts.is_some() || sloppy.is_some() || expires_in.is_some();
+    let times = expires_in.is_some() || feed.is_some();
+    let others = conflicts.is_some() || sloppy.is_some() || times;
     if !counts && data_type.is_none() && !others {
-        let why = "nothing to set: give one of --type, --n, --r, --w, --conflicts, --sloppy, --expires-in";
+        let why = "nothing to set: give one of --type, --n, --r, --w, --conflicts, --sloppy, --expires-in, \
+                   --feed";
         return Err(Failure::usage(why).advise("`quorate bucket reset` takes all back").into());
     }
     // All properties are replaced: those that were set before are sent again.
@@ -174,6 +201,7 @@ async fn set(app: &App, wanted: &Set) -> Done<Exit> {
             Some(lifetime) => lifetime.seconds()?,
             None => before.expires_in_s.filter(|_| data_type.is_none()),
         },
+        feed_retention_s: feed.map_or(before.feed_retention_s, |Retention(seconds)| seconds),
     };
     let admin = app.nodes.admin();
     let properties = app.ask("setting", admin.set_bucket(&wanted.bucket, &set)).await?;
@@ -219,17 +247,39 @@ fn show(app: &App, bucket: &str, properties: &Value, set: &Value) -> Done {
 
 /// What people call a property.
 fn heading(name: &'static str) -> &'static str {
-    if name == "expires_in_s" { "expires in" } else { name }
+    match name {
+        "expires_in_s" => "expires in",
+        "feed_retention_s" => "feed",
+        other => other,
+    }
 }
 
 fn text(name: &str, value: &Value) -> String {
-    if let ("expires_in_s", Some(seconds)) = (name, value.as_u64()) {
+    if let ("expires_in_s" | "feed_retention_s", Some(seconds)) = (name, value.as_u64()) {
         return lifetime::exact(seconds);
     }
     match value {
         Value::Null if name == "expires_in_s" => "never".to_owned(),
+        Value::Null if name == "feed_retention_s" => "none".to_owned(),
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retention_is_a_time_or_none() {
+        for (text, seconds) in [("none", None), ("1m", Some(60)), ("30d", Some(2_592_000))] {
+            assert_eq!(retention(text), Ok(Retention(seconds)), "{text}");
+        }
+        for bad in ["", "never", "59s", "31d", "24", "-1h"] {
+            assert!(retention(bad).is_err(), "{bad}");
+        }
+        assert_eq!(text("feed_retention_s", &json!(86_400)), "1d");
+        assert_eq!(text("feed_retention_s", &Value::Null), "none");
     }
 }

@@ -48,7 +48,7 @@ Operations, one a line:
 
 A put with the context of a read replaces what that saw; one without replaces nothing: contexts that
 `get` remembered are not used. expires_in: seconds, a time (90s, 15m, 1h, 7d), or \"never\". Writes may
-also have if_match and idempotency_key. Of a value that is read only the content type is shown. A file
+also have if_match and idempotency_key. Of a value that is read content_type and meta are shown. A file
 is checked as a whole before anything is done.
 
 Results: line, op, bucket, key, result, and what the command for one key prints with --json. result is

@@ -2,16 +2,23 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quorate_client::{Read, Siblings, Value, Versioned};
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::OfRead;
 use super::value::Stored;
-use crate::app::{App, patiently};
+use crate::app::{App, Causality, patiently};
 use crate::args::{Common, Name};
 use crate::exit::{Done, Exit, Failure};
 use crate::explain;
+
+/// How long a node waits at the most.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// A node that stops answers at once: another is asked after so long.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Read a key.
 ///
@@ -24,6 +31,9 @@ use crate::explain;
   quorate get photos/7.jpg --output 7.jpg
   quorate get carts/alice --r all --strict --json | jq -r .value
   quorate get carts/alice --explain          # who was asked, and what each node said
+  quorate get carts/alice --wait 30s         # once it is something else than your last `get` saw
+
+With --wait it exits with 7 if there was nothing new. Who has not read the key waits until it is there.
 
 JSON: bucket, key, context, and of the value: value, encoding (base64 if it is not UTF-8),
 content_type, size, expires_at (null: never), meta; or, in a conflict, siblings: a list of those with
@@ -43,22 +53,29 @@ pub struct Args {
     /// Print how the request was carried out, not the value
     #[arg(long, conflicts_with = "output")]
     explain: bool,
+    /// Wait so long (30s, 5m) for something that your last `get` or `put` of the key has not seen: a write, a
+    /// delete, the end of a value
+    #[arg(long, value_name = "TIME", value_parser = wait_time, conflicts_with = "explain")]
+    wait: Option<Duration>,
+    /// With --wait: what was seen, instead of what your last `get` or `put` of the key saw
+    #[arg(long, value_name = "TEXT", requires = "wait")]
+    context: Option<String>,
     #[command(flatten)]
     pub(crate) common: Common,
 }
 
+/// `30s`, `5m`: 1 ms to a day.
+fn wait_time(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(86_400);
+    let time = humantime::parse_duration(text).ok().filter(|time| range.contains(time));
+    time.ok_or_else(|| "expected a time up to a day, such as 500ms, 30s, 5m".to_owned())
+}
+
 /// Runs the command.
 pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
-    let options = args.quorum.options(args.common.timeout_ms, args.explain);
-    let get = app.bucket(&args.name).get(args.name.key.as_str()).options(options);
-    let read = match patiently("waiting for the value", get.send()).await {
-        Ok(read) => read,
-        Err(error) => {
-            if args.explain {
-                explain::of_error(app, &error).await;
-            }
-            return Err(app.failure(&error).into());
-        }
+    let read = match args.wait {
+        Some(time) => wait(app, args, time).await?,
+        None => get(app, args).await?,
     };
     // A deleted key has a context too: a put that follows replaces the delete.
     if let Some(context) = read.context() {
@@ -90,6 +107,51 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
             Some(dot) => sibling(app, args, &siblings, dot),
             None => several(app, &args.name, &siblings),
         },
+    }
+}
+
+async fn get(app: &App, args: &Args) -> Done<Read> {
+    let options = args.quorum.options(args.common.timeout_ms, args.explain);
+    let get = app.bucket(&args.name).get(args.name.key.as_str()).options(options);
+    match patiently("waiting for the value", get.send()).await {
+        Ok(read) => Ok(read),
+        Err(error) => {
+            if args.explain {
+                explain::of_error(app, &error).await;
+            }
+            Err(app.failure(&error).into())
+        }
+    }
+}
+
+/// Reads the key once there is something new.
+async fn wait(app: &App, args: &Args, time: Duration) -> Done<Read> {
+    let given = Causality { context: args.context.clone(), blind: false };
+    let seen = app.seen(&args.name, &given).await?.context;
+    let (bucket, key) = (app.bucket(&args.name), args.name.key.as_str());
+    let wait = match &seen {
+        Some(seen) => bucket.wait_after(key, seen),
+        None => bucket.wait(key),
+    };
+    let wait = wait.options(args.quorum.options(args.common.timeout_ms, false));
+    let deadline = Instant::now() + time;
+    loop {
+        // Nodes wait for some time only, and for less if they stop.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let message = format!("nothing new under {} after {time:?}", args.name);
+            let advice = "--wait takes a longer time; without it the key is read as it is";
+            return Err(Failure::new(Exit::TimedOut, message).advise(advice).into());
+        }
+        let once = wait.clone().wait_for(left.min(WAIT_MAX));
+        let begun = Instant::now();
+        match app.ask("waiting for something new", once.send()).await? {
+            // Who has seen nothing waits until it is there.
+            Some(Read::Absent(absent)) if !absent.was_deleted() => {}
+            Some(read) => return Ok(read),
+            None => {}
+        }
+        tokio::time::sleep_until((begun + AGAIN_AFTER).min(deadline)).await;
     }
 }
 

@@ -1,11 +1,13 @@
-//! Commands on keys: `get`, `put`, `delete`, `keys`, `siblings`, `resolve`, `typed`,
+//! Commands on keys: `get`, `put`, `delete`, `keys`, `feed`, `siblings`, `resolve`, `typed`,
 //! `batch`.
 
 pub(crate) mod batch;
 pub(crate) mod delete;
+pub(crate) mod feed;
 pub(crate) mod get;
 pub(crate) mod keys;
 pub(crate) mod put;
+pub(crate) mod read;
 pub(crate) mod resolve;
 pub(crate) mod siblings;
 pub(crate) mod typed;

@@ -1,7 +1,7 @@
 //! `quorate typed`: values that merge by themselves.
 
 mod operation;
-mod show;
+pub(crate) mod show;
 
 use quorate_client::{AnyTyped, AnyValue, Applied, Context, Error, Outcome, Typed};
 

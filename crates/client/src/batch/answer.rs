@@ -1,19 +1,15 @@
 //! The results of a batch: each as the answer that its operation would have had alone.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::operation::BatchOperation;
-use crate::answer::{ACKS, Answer, AnswerBody, CONTEXT, HINTS, SIBLINGS};
+use crate::answer::Answer;
 use crate::error::Error;
-use crate::expiry::told;
 use crate::problem::{Head, Problem};
 use crate::read::Read;
+use crate::shown::Shown;
 use crate::types::Applied;
 use crate::write::Written;
 
@@ -52,25 +48,6 @@ struct Results {
     results: Vec<Json>,
 }
 
-/// One result.
-#[derive(Deserialize)]
-struct Shown {
-    status: u16,
-    context: Option<String>,
-    etag: Option<String>,
-    siblings_count: Option<u64>,
-    acks: Option<u64>,
-    hints: Option<u64>,
-    content_type: Option<String>,
-    expires_at: Option<String>,
-    #[serde(default)]
-    expired: bool,
-    value: Option<String>,
-    encoding: Option<String>,
-    siblings: Option<Json>,
-    problem: Option<Json>,
-}
-
 /// The results of these operations, in their order.
 ///
 /// # Errors
@@ -91,8 +68,7 @@ pub(super) fn of(
 }
 
 fn of_one(whole: &Answer, operation: &BatchOperation, result: Json) -> Result<BatchAnswer, Error> {
-    let shown: Shown = serde_json::from_value(result)
-        .map_err(|error| whole.bad(format!("no result of an operation: {error}")))?;
+    let shown = Shown::parse(whole, "result of an operation", result)?;
     let at = operation.at();
     let answer = shown.alone(whole)?;
     match (answer.status, operation.writes()) {
@@ -113,48 +89,4 @@ fn of_one(whole: &Answer, operation: &BatchOperation, result: Json) -> Result<Ba
             Err(problem.with_head(head).into_error())
         }
     }
-}
-
-impl Shown {
-    /// The answer that the operation would have had alone.
-    fn alone(self, whole: &Answer) -> Result<Answer, Error> {
-        let status = StatusCode::from_u16(self.status);
-        let status =
-            status.map_err(|_| whole.bad(format!("status {} of an operation", self.status)))?;
-        let mut headers = HeaderMap::new();
-        let number = |number: Option<u64>| number.map(|number| number.to_string());
-        for (name, text) in [
-            (CONTEXT, self.context),
-            (ETAG, self.etag),
-            (CONTENT_TYPE, self.content_type),
-            (SIBLINGS, number(self.siblings_count)),
-            (ACKS, number(self.acks)),
-            (HINTS, number(self.hints)),
-        ] {
-            let value = text.as_deref().map(HeaderValue::from_str).transpose();
-            let no_header = |name: &HeaderName| whole.bad(format!("{name} of an operation"));
-            if let Some(value) = value.map_err(|_| no_header(&name))? {
-                headers.insert(name, value);
-            }
-        }
-        told(&mut headers, self.expires_at.as_deref(), self.expired);
-        let body = match (self.value, self.siblings, self.problem) {
-            (Some(text), ..) if self.encoding.is_none() => Bytes::from(text),
-            (Some(text), ..) => {
-                let bytes = STANDARD.decode(text).ok().filter(|_| is_base64(&self.encoding));
-                Bytes::from(bytes.ok_or_else(|| whole.bad("the value is not valid base64"))?)
-            }
-            (None, Some(siblings), _) => Bytes::from(json!({"siblings": siblings}).to_string()),
-            (None, None, Some(problem)) => Bytes::from(problem.to_string()),
-            (None, None, None) if status == StatusCode::OK => {
-                return Err(whole.bad("a value is missing"));
-            }
-            (None, None, None) => Bytes::new(),
-        };
-        Ok(Answer { status, headers, body: AnswerBody::Whole(body), by: whole.by.clone() })
-    }
-}
-
-fn is_base64(encoding: &Option<String>) -> bool {
-    encoding.as_deref() == Some("base64")
 }

@@ -94,7 +94,7 @@ struct Shown {
 }
 
 impl<V: TypedValue> Typed<V> {
-    pub(super) fn of(at: &At, answer: &Answer) -> Result<Self, Error> {
+    pub(crate) fn of(at: &At, answer: &Answer) -> Result<Self, Error> {
         let shown: Shown = answer.json()?;
         let (has, bucket) = (shown.data_type, &at.bucket.name);
         if let Some(expected) = V::TYPE.filter(|expected| *expected != has) {

@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
-use quorate_client::{Answered, Error, Outcome, Read, Value};
+use quorate_client::{Answered, Error, FeedPage, Metadata, Outcome, Read, Value};
 use serde_json::{Map, Value as Json, json};
 
 use crate::cases::{bytes, only};
+use crate::feeds;
 use crate::run::{Done, Taken};
 use crate::stub::{Asked, Heard};
 use crate::typed::Shown;
@@ -54,6 +55,12 @@ fn expected(expected: &Expected, taken: &Taken, heard: &Heard) -> Result<(), Str
         }
     }
     match (&taken.result, expected.contains_key("error")) {
+        (Ok(Done::Feed(page)), false) => {
+            feeds::changes(expected, page)?;
+            let mut rest = expected.clone();
+            rest.retain(|name, _| !feeds::OF_CHANGES.contains(&name.as_str()));
+            compare(&rest, |name| of_feed(page, name))
+        }
         (Ok(done), false) => compare(expected, |name| of_done(done, name)),
         (Err(error), true) => compare(expected, |name| of_error(error, taken.writes, name)),
         (Ok(_), true) => Err(format!("succeeded, but {} was expected", expected["error"])),
@@ -88,7 +95,10 @@ fn results(wanted: &[Json], taken: &Taken, heard: &Heard) -> Result<(), String> 
 }
 
 /// Compares every other expectation with a fact; `None`: the expectation is unknown.
-fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(), String> {
+pub(crate) fn compare(
+    expected: &Expected,
+    fact: impl Fn(&str) -> Option<Json>,
+) -> Result<(), String> {
     for (name, wanted) in expected {
         if OF_REQUESTS.contains(&name.as_str()) {
             continue;
@@ -114,7 +124,9 @@ fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(
             }
             "properties" => {
                 let wanted = wanted.as_object().unwrap();
-                let is_unset = |name: &str, value: &Json| name == "expires_in_s" && value.is_null();
+                let is_unset = |name: &str, value: &Json| {
+                    ["expires_in_s", "feed_retention_s"].contains(&name) && value.is_null()
+                };
                 wanted.iter().all(|(name, value)| match found.get(name) {
                     None => is_unset(name, value),
                     Some(found) => found == value,
@@ -167,6 +179,9 @@ fn of_done(done: &Done, name: &str) -> Option<Json> {
             "has_cursor" => json!(page.cursor.is_some()),
             _ => return None,
         }),
+        Done::Feed(page) => of_feed(page, name),
+        Done::Unchanged => (name == "unchanged").then_some(Json::Bool(true)),
+        Done::Expired(_) => None,
         Done::Properties(properties) => (name == "properties").then(|| properties.clone()),
         Done::Batch(_) => None,
         Done::Nodes(count) => (name == "nodes_min").then(|| json!(count)),
@@ -174,7 +189,22 @@ fn of_done(done: &Done, name: &str) -> Option<Json> {
     }
 }
 
-fn of_read(read: &Read, name: &str) -> Option<Json> {
+fn of_feed(page: &FeedPage, name: &str) -> Option<Json> {
+    Some(match name {
+        "complete" => json!(page.complete),
+        "cursor" => json!(page.cursor),
+        "has_cursor" => json!(!page.cursor.is_empty()),
+        _ => return None,
+    })
+}
+
+/// The client's own metadata.
+pub(crate) fn metadata(metadata: &Metadata) -> Json {
+    let pairs = metadata.user.iter();
+    Json::Object(pairs.map(|(name, value)| (name.clone(), json!(value))).collect())
+}
+
+pub(crate) fn of_read(read: &Read, name: &str) -> Option<Json> {
     let sorted = |mut all: Vec<Json>| {
         all.sort_by_key(Json::to_string);
         json!(all)
@@ -188,10 +218,7 @@ fn of_read(read: &Read, name: &str) -> Option<Json> {
         }
         ("value", Read::Value(value)) => json!(value.bytes().to_vec()),
         ("content_type", Read::Value(value)) => json!(value.value().metadata.content_type),
-        ("meta", Read::Value(value)) => {
-            let pairs = value.value().metadata.user.iter();
-            Json::Object(pairs.map(|(name, value)| (name.clone(), json!(value))).collect())
-        }
+        ("meta", Read::Value(value)) => metadata(&value.value().metadata),
         ("values", _) => sorted(live(read).iter().map(|it| json!(it.bytes.to_vec())).collect()),
         ("content_types", _) => sorted(live(read).iter().map(content_type).collect()),
         ("deletes", Read::Siblings(siblings)) => {
@@ -208,13 +235,14 @@ fn of_read(read: &Read, name: &str) -> Option<Json> {
             json!(siblings.siblings().iter().filter(|it| it.expires_at.is_some()).count())
         }
         ("expired", Read::Absent(absent)) => json!(absent.has_expired()),
+        ("unchanged", _) => json!(false), // a wait that has read something
         ("has_context", _) => json!(read.context().is_some()),
         ("explained", _) => is_explained(read.answered()),
         _ => return None,
     })
 }
 
-fn of_typed(shown: &Shown, name: &str) -> Option<Json> {
+pub(crate) fn of_typed(shown: &Shown, name: &str) -> Option<Json> {
     Some(match name {
         "kind" => json!("typed"),
         "typed_value" => shown.value.clone(),
@@ -240,6 +268,11 @@ fn of_error(error: &Error, writes: bool, name: &str) -> Option<Json> {
             Outcome::Unknown => "unknown",
             Outcome::Partial => "partial",
         }),
+        "cursor" => {
+            let Error::CursorExpired { cursor, .. } = error else { return None };
+            json!(cursor)
+        }
+        "resync" => problem?.fact(name)?.clone(),
         "retry_after_ms" => json!(u64::try_from(problem?.retry_after()?.as_millis()).ok()?),
         _ => return None,
     })
@@ -262,6 +295,8 @@ fn class(error: &Error, writes: bool) -> &'static str {
         Error::ContextNeeded { .. } => return "context_needed",
         Error::ContextAhead { .. } => return "context_ahead",
         Error::CounterFull { .. } => return "counter_full",
+        Error::CursorExpired { .. } => return "cursor_expired",
+        Error::NoFeed { .. } => return "no_feed",
         Error::NoReadQuorum { .. } => "no_read_quorum",
         Error::NoQuorum { .. } => "no_quorum",
         Error::Overloaded { .. } => "overloaded",

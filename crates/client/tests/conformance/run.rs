@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use quorate_client::{
-    Applied, Client, Context, Delete, Error, KeysPage, Metadata, NewValue, Put, Read, ReadStream,
+    Applied, Client, Delete, Error, FeedPage, KeysPage, Metadata, NewValue, Put, Read, ReadStream,
     Retries, Sibling, Updated, Value, Written,
 };
 use serde_json::{Map, Value as Json, json};
@@ -18,8 +18,12 @@ use crate::batch;
 use crate::cases::{Case, bytes, only};
 use crate::common::wire::Proxy;
 use crate::expect;
+use crate::feeds;
 use crate::stub::{Heard, Stub};
 use crate::typed::{self, Shown};
+
+/// How long after a step the one is begun that is done meanwhile.
+const MEANWHILE_AFTER: Duration = Duration::from_millis(200);
 
 pub(crate) type Step = Map<String, Json>;
 
@@ -30,6 +34,11 @@ pub(crate) enum Done {
     Typed(Shown),
     Applied(Applied, Option<Shown>),
     Page(KeysPage),
+    Feed(FeedPage),
+    /// The cursor of an error that has one.
+    Expired(String),
+    /// A wait has ended with nothing new.
+    Unchanged,
     Properties(Json),
     Nodes(usize),
     Batch(Vec<Taken>),
@@ -49,7 +58,7 @@ pub(crate) struct Run {
     pub(crate) bucket: String,
     stub: Option<Stub>,
     drops: Option<Arc<AtomicUsize>>,
-    named: BTreeMap<String, Done>,
+    pub(crate) named: BTreeMap<String, Done>,
 }
 
 /// Runs a case.
@@ -134,6 +143,7 @@ impl Run {
                 return;
             }
             Ok(done) => done,
+            Err(Error::CursorExpired { cursor, .. }) => Done::Expired(cursor),
             Err(_) => return,
         };
         if let Some(name) = step.get("as").and_then(Json::as_str) {
@@ -157,13 +167,25 @@ impl Run {
             "change" => &typed::CHANGE,
             "typed_delete" => &typed::DELETE,
             "batch" => &batch::BATCH,
+            "wait" => &feeds::WAIT,
+            "feed" => &feeds::FEED,
+            "follow" => &feeds::FOLLOW,
             other => return Err(format!("op: {other} is unknown")),
         };
         only(step, &[&ALL, own].concat())?;
         let begun = Instant::now();
-        let result = self.done(op, step).await?;
+        let (result, ()) = tokio::try_join!(self.done(op, step), self.meanwhile(step))?;
         let writes = ["put", "delete", "resolve", "update", "change", "typed_delete"].contains(&op);
         Ok(Taken { result, took: begun.elapsed(), writes })
+    }
+
+    /// The step that is begun while this one goes on.
+    async fn meanwhile(&self, step: &Step) -> Result<(), String> {
+        let Some(other) = step.get("meanwhile") else { return Ok(()) };
+        tokio::time::sleep(MEANWHILE_AFTER).await;
+        let other = other.as_object().ok_or("meanwhile: a step")?;
+        let taken = Box::pin(self.take(other)).await?;
+        taken.result.map(drop).map_err(|error| format!("meanwhile: {error}"))
     }
 
     async fn done(&self, op: &str, step: &Step) -> Result<Result<Done, Error>, String> {
@@ -193,6 +215,9 @@ impl Run {
                 Err(error) => Err(error),
             },
             "batch" => self.batch(step).await?,
+            "wait" => self.wait(step).await?,
+            "feed" => self.feed(step)?.next_page().await.map(Done::Feed),
+            "follow" => feeds::follow(self.feed(step)?).await?.map(Done::Feed),
             "resolve" => self.resolve(step).await?.map(Done::Written),
             "update" => self.update(step).await,
             "list_keys" => {
@@ -321,52 +346,6 @@ impl Run {
             Some(name) => delete.if_match(self.etag(name)?),
         }))
     }
-
-    async fn resolve(&self, step: &Step) -> Result<Result<Written, Error>, String> {
-        let name = step.get("siblings").and_then(Json::as_str).unwrap_or_default();
-        let Some(Done::Read(Read::Siblings(siblings))) = self.named.get(name) else {
-            return Err(format!("siblings: {name} names no conflict"));
-        };
-        if let Some(with) = step.get("join").and_then(Json::as_str) {
-            let put = siblings.resolve(|all| Value::new(joined(all, with)));
-            return Ok(match lifetime(step) {
-                Some(lifetime) => put.lifetime(lifetime).await,
-                None => put.await,
-            });
-        }
-        let kept = bytes(&step["keep"])?;
-        let has = |it: &&Sibling| it.value.as_ref().is_some_and(|value| value.bytes == kept);
-        let dot = &siblings.siblings().iter().find(has).ok_or("keep: no such sibling")?.dot;
-        let keep = siblings.keep(dot);
-        Ok(match lifetime(step) {
-            Some(lifetime) => keep.lifetime(lifetime).await,
-            None => keep.await,
-        })
-    }
-
-    pub(crate) fn context(&self, step: &Step) -> Result<Result<Option<Context>, Error>, String> {
-        if let Some(text) = step.get("context_text").and_then(Json::as_str) {
-            return Ok(Context::parse(text).map(Some));
-        }
-        let Some(name) = step.get("context").and_then(Json::as_str) else { return Ok(Ok(None)) };
-        let context = match self.named.get(name) {
-            Some(Done::Read(read)) => read.context().cloned(),
-            Some(Done::Written(written)) => written.context.clone(),
-            Some(Done::Typed(shown) | Done::Applied(_, Some(shown))) => Some(shown.context.clone()),
-            _ => None,
-        };
-        context.map(|context| Ok(Some(context))).ok_or(format!("context: {name} has none"))
-    }
-
-    fn etag(&self, name: &str) -> Result<String, String> {
-        let etag = match self.named.get(name) {
-            Some(Done::Read(Read::Value(value))) => value.etag().map(str::to_owned),
-            Some(Done::Read(Read::Siblings(siblings))) => siblings.etag().map(str::to_owned),
-            Some(Done::Written(written)) => written.etag.clone(),
-            _ => None,
-        };
-        etag.ok_or(format!("if: {name} has no entity tag"))
-    }
 }
 
 async fn streamed(read: Result<ReadStream, Error>) -> Result<Read, Error> {
@@ -378,7 +357,7 @@ async fn streamed(read: Result<ReadStream, Error>) -> Result<Read, Error> {
 }
 
 /// The texts of the live siblings, sorted.
-fn joined(siblings: &[Sibling], with: &str) -> String {
+pub(crate) fn joined(siblings: &[Sibling], with: &str) -> String {
     let mut texts: Vec<&str> =
         siblings.iter().filter_map(|it| it.value.as_ref()).filter_map(Value::text).collect();
     texts.sort_unstable();

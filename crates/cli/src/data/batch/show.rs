@@ -1,11 +1,11 @@
 //! Results of operations, as lines of JSON.
 
-use quorate_client::{BatchAnswer, Context, Error, Outcome, Read, Written};
+use quorate_client::{BatchAnswer, Error, Outcome, Written};
 use serde_json::{Value as Json, json};
 
 use super::line::{Line, Op};
 use crate::app::App;
-use crate::data::value::Stored;
+use crate::data::read::{shown, text};
 
 /// Whether it is a write of which it is not known that it left nothing behind.
 pub(super) fn is_in_doubt(error: &Error) -> bool {
@@ -35,36 +35,6 @@ pub(super) fn result(
         all.extend(more);
     }
     all
-}
-
-fn text(context: Option<&Context>) -> Option<&str> {
-    context.map(Context::as_str)
-}
-
-fn shown(read: &Read) -> (&'static str, Json) {
-    let context = text(read.context());
-    match read {
-        Read::Absent(absent) => {
-            let (was_deleted, has_expired) = (absent.was_deleted(), absent.has_expired());
-            let shown = json!({
-                "context": context, "was_deleted": was_deleted, "has_expired": has_expired,
-            });
-            ("absent", shown)
-        }
-        Read::Value(value) => {
-            let mut shown = Stored::from(value.clone()).json();
-            shown["context"] = json!(context);
-            if let Json::Object(members) = &mut shown {
-                members.remove("meta"); // a batch does not tell it
-            }
-            ("value", shown)
-        }
-        Read::Siblings(siblings) => {
-            let siblings = siblings.siblings().iter().map(|sibling| Stored::from(sibling).json());
-            let siblings: Vec<Json> = siblings.collect();
-            ("conflict", json!({"context": context, "siblings": siblings}))
-        }
-    }
 }
 
 fn stored(written: &Written) -> Json {

@@ -73,8 +73,9 @@ fn document(name: &Name, typed: &Typed<AnyValue>) -> Json {
     })
 }
 
+/// A value as nodes represent it.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
-fn json_of(value: &AnyValue) -> Json {
+pub(crate) fn json_of(value: &AnyValue) -> Json {
     match value {
         AnyValue::Counter(total) => match (i64::try_from(*total), u64::try_from(*total)) {
             (Ok(total), _) => json!(total),
@@ -92,7 +93,7 @@ fn json_of(value: &AnyValue) -> Json {
 
 /// A value on one line.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
-fn in_short(value: &AnyValue) -> String {
+pub(crate) fn in_short(value: &AnyValue) -> String {
     match value {
         AnyValue::Counter(total) => total.to_string(),
         AnyValue::Set(elements) => count(elements.len() as u64, "element"),

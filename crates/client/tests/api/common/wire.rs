@@ -1,11 +1,11 @@
 //! What stands between a client and a node: a proxy that cuts connections, and a stub that answers what
 //! no node does.
 
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -65,6 +65,8 @@ pub(crate) struct Stub {
     pub(crate) url: String,
     /// How many requests it got.
     pub(crate) asked: Arc<AtomicUsize>,
+    /// The head of the last of them, in lower case.
+    pub(crate) head: Arc<Mutex<String>>,
 }
 
 impl Stub {
@@ -75,14 +77,17 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(AtomicUsize::new(0));
-        let (counted, answer) = (asked.clone(), Arc::new(answer));
+        let stub = Self { url, asked, head: Arc::default() };
+        let heard = (stub.asked.clone(), stub.head.clone(), Arc::new(answer));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (counted, answer) = (counted.clone(), answer.clone());
-                tokio::spawn(async move { drop(answer_one(client, &counted, &answer).await) });
+                let (counted, head, answer) = heard.clone();
+                tokio::spawn(async move {
+                    drop(answer_one(client, &counted, &head, &answer).await);
+                });
             }
         });
-        Self { url, asked }
+        stub
     }
 
     /// Answers with a problem of this name and these further members.
@@ -103,6 +108,7 @@ impl Stub {
 async fn answer_one(
     mut client: TcpStream,
     counted: &AtomicUsize,
+    last: &Mutex<String>,
     answer: &[u8],
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
@@ -113,7 +119,12 @@ async fn answer_one(
     }
     // What a client looks at by itself is not counted.
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    if line.windows(4).any(|part| part == b"/kv/") || line.starts_with(b"POST /batch") {
+    let is_asked = |of: &[u8]| line.starts_with(of);
+    if line.windows(4).any(|part| part == b"/kv/")
+        || is_asked(b"POST /batch")
+        || is_asked(b"GET /feed/")
+    {
+        *last.lock().unwrap() = String::from_utf8_lossy(&head).to_ascii_lowercase();
         counted.fetch_add(1, Relaxed);
     }
     client.write_all(answer).await?;
