@@ -33,6 +33,7 @@ def sent_operations(stub: Stub) -> list[list[dict[str, Any]]]:
 
 def test_results_are_what_the_operations_alone_give(serve: Any) -> None:
     value = {"status": 200, "value": "2 apples", "content_type": "a/b", "context": "c1", "etag": '"e"'}
+    value["meta"] = {"By": "mé"}
     done = {"status": 204, "headers": {"Quorate-Siblings": "1"}}
     client, stub = serve(
         answer(WRITTEN, value, NOTHING, {"status": 204, "acks": 2}, BUSY), done, attempts_max=1
@@ -52,6 +53,7 @@ def test_results_are_what_the_operations_alone_give(serve: Any) -> None:
     assert (written.bucket, written.key, written.siblings, written.request_id) == ("carts", "alice", 1, "r1")
     assert isinstance(read, quorate.Value)
     assert (read.key, read.text, read.content_type, read.etag) == ("bob", "2 apples", "a/b", '"e"')
+    assert read.meta == {"by": "mé"}
     assert isinstance(absent, quorate.Absent)
     assert isinstance(applied, quorate.Applied)
     assert (applied.key, applied.acks, applied.read) == ("home", 2, None)
@@ -195,6 +197,7 @@ def test_damaged_answers_are_typed_errors_and_never_anything_else(serve: Any) ->
     good = [
         WRITTEN,
         {"status": 200, "value": "/w==", "encoding": "base64", "content_type": "a/b", "context": "c"},
+        {"status": 200, "value": "v", "context": "c", "meta": {"by": "mé"}},
         {"status": 300, "context": "c", "siblings": [{"dot": "d", "value": "v"}]},
         {**BUSY, "expires_at": "2126-11-29T18:39:26.123Z"},
         {

@@ -170,15 +170,17 @@ def test_a_deleted_key_says_whether_its_value_expired() -> None:
     assert not read(Response(404, [*headers, (b"quorate-expired", b"no")], problem)).expired
 
 
-def test_the_lifetime_of_a_bucket_is_a_number_or_none() -> None:
-    assert parse.properties(response(200, GOOD)).expires_in_s == 60
-    without = {name: value for name, value in GOOD.items() if name != "expires_in_s"}
-    for body in (without, {**GOOD, "expires_in_s": None}):
-        assert parse.properties(response(200, {**body, "type": "value"})).expires_in_s is None
+@pytest.mark.parametrize("name", ["expires_in_s", "feed_retention_s"])
+def test_times_among_the_properties_of_a_bucket_are_numbers_or_none(name: str) -> None:
+    body = {**GOOD, "type": "value"}
+    assert getattr(parse.properties(response(200, {**body, name: 70})), name) == 70
+    without = {each: value for each, value in body.items() if each != name}
+    for given in (without, {**body, name: None}):
+        assert getattr(parse.properties(response(200, given)), name) is None
     wrong: list[Any] = ["60", 1.5, True, []]
     for odd in wrong:
         with pytest.raises(quorate.ProtocolError):
-            parse.properties(response(200, {**GOOD, "expires_in_s": odd}))
+            parse.properties(response(200, {**body, name: odd}))
 
 
 def test_metadata_is_utf8_and_what_is_not_is_replaced() -> None:

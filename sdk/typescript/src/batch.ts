@@ -41,12 +41,12 @@ interface Place {
   readonly key: string;
 }
 
-/** Reads a key. A value comes without its metadata: `Value.meta` is empty. */
+/** Reads a key. */
 export interface BatchGet extends Place {
   readonly op: "get";
 }
 
-/** Writes a value; options as for `Client.put`. It has no metadata. */
+/** Writes a value; options as for `Client.put`, but without metadata, which a batch cannot write. */
 export interface BatchPut
   extends
     Place,
@@ -251,7 +251,8 @@ const HEADERS: readonly (readonly [string, string])[] = [
   ["expires_at", "quorate-expires-at"],
 ];
 
-function answerOf(reply: parse.Answer, each: unknown): parse.Answer {
+/** Reads one result as the answer that its operation alone would have got. */
+export function answerOf(reply: parse.Answer, each: unknown): parse.Answer {
   const result = parse.isObject(each) ? each : {};
   const status = result["status"];
   if (typeof status !== "number") throw parse.wrong(reply, "has a result without a status");
@@ -267,6 +268,11 @@ function answerOf(reply: parse.Answer, each: unknown): parse.Answer {
   set("x-request-id", parse.header(reply, "x-request-id"));
   if (result["expired"] === true) set("quorate-expired", "true");
   for (const [member, name] of HEADERS) set(name, result[member]);
+  const meta = result["meta"] ?? {};
+  if (!parse.isObject(meta) || !Object.values(meta).every((it) => typeof it === "string")) {
+    throw parse.wrong(reply, "has a result with metadata that is no text");
+  }
+  for (const [name, text] of Object.entries(meta)) set(`quorate-meta-${name}`, text);
   const json = (type: string, value: unknown): Uint8Array => {
     set("content-type", type);
     return new TextEncoder().encode(JSON.stringify(value));

@@ -8,7 +8,14 @@ import {
   partsOf,
   resultOf,
 } from "./batch.js";
-import { ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError } from "./errors.js";
+import {
+  ConditionFailed,
+  CursorExpired,
+  IncompleteListing,
+  InvalidArgument,
+  ProtocolError,
+} from "./errors.js";
+import * as feed from "./feed.js";
 import { Counter, Estimate, FieldMap, Flag, Register, TextSet } from "./handles.js";
 import {
   asNewValue,
@@ -16,6 +23,8 @@ import {
   type Change,
   type DeleteOptions,
   DELETE,
+  type FeedPage,
+  type FeedPageOptions,
   type GetOptions,
   type KeepOptions,
   type KeyPage,
@@ -26,6 +35,7 @@ import {
   type Siblings,
   type Source,
   Value,
+  type WaitOptions,
   type Writes,
   ValueStream,
   type Written,
@@ -42,6 +52,7 @@ const VERSION = "0.1.0";
 const UPDATE_ROUNDS_MAX = 10;
 const READ = new Set([200, 300, 404]);
 const WRITTEN = new Set([204]);
+const WAITED = new Set([...READ, 304]);
 const OK = new Set([200]);
 
 /** How a client behaves. */
@@ -115,9 +126,21 @@ export class Client implements Writes {
   /** Reads a key: its value, several siblings, or nothing. Write through the result to replace it. */
   async get(bucket: string, key: string, options: GetOptions = {}): Promise<Read> {
     const request = wire.get(bucket, key, options, false);
-    const read = parse.read(request, await this.#call(request, READ), this);
-    if (read instanceof ValueStream) throw new ProtocolError("the value was not read");
-    return read;
+    return this.#read(request, await this.#call(request, READ));
+  }
+
+  /**
+   * Waits for something of a key that `options.context`, a read of it, has not seen, and reads the key.
+   *
+   * A write, a delete and the end of a value are something new; the answer comes as soon as there is any, at
+   * once if there is already, and is `undefined` if there is none for `waitMs`. Without a context all that is
+   * there is new, and `Absent` says that there is nothing. `waitMs` is added to `deadlineMs` and to
+   * `attemptTimeoutMs`. Not for values with a type.
+   */
+  async wait(bucket: string, key: string, options: WaitOptions = {}): Promise<Read | undefined> {
+    const request = wire.wait(bucket, key, options);
+    const answer = await this.#call(request, WAITED);
+    return answer.status === 304 ? undefined : this.#read(request, answer);
   }
 
   /** Reads a key whose value may be large: as `get`, but a single value comes in pieces. */
@@ -260,6 +283,41 @@ export class Client implements Writes {
     } while (cursor !== undefined);
   }
 
+  /**
+   * One page of the changes of a bucket with `feedRetentionS`, after `options.start`.
+   *
+   * `waitMs` is added to `deadlineMs` and to `attemptTimeoutMs`. A page that fails at one node is asked for at
+   * another. Throws `CursorExpired` if changes were missed, and `NoFeed`.
+   */
+  async feedPage(bucket: string, options: FeedPageOptions): Promise<FeedPage> {
+    try {
+      return feed.page(bucket, await this.#call(wire.feed(bucket, options), OK), this);
+    } catch (error) {
+      if (!(error instanceof CursorExpired) || error.cursor !== "") throw error;
+      throw new ProtocolError(`${error.message}, without a cursor to go on with`, { facts: error.facts });
+    }
+  }
+
+  /**
+   * Follows the changes of a bucket, page by page and without end; options as for `feedPage`, but for `waitMs`,
+   * which is 20000 if it is not given.
+   *
+   * A change is what the key is now: states in between may be missing, and a state may come again. Store the
+   * cursor of a page after its changes have been processed, and start there after a failure: then each is
+   * processed at least once. After `waitMs` without a change there is a page without changes, whose cursor is
+   * to be stored too: one that is not renewed expires. With `now` the first page comes at once: its cursor is
+   * where the feed begins. An error ends the iteration.
+   */
+  async *feed(bucket: string, options: FeedPageOptions): AsyncGenerator<FeedPage, void> {
+    const { prefix, limit, waitMs = 20_000 } = options;
+    for (let start = options.start, isFirst = true; ; isFirst = false) {
+      const wait = isFirst && start === "now" ? undefined : waitMs;
+      const page = await this.feedPage(bucket, { start, prefix, limit, waitMs: wait });
+      yield page;
+      start = page.cursor;
+    }
+  }
+
   /** The properties of a bucket. */
   async getBucket(bucket: string): Promise<BucketProperties> {
     return parse.properties(await this.#call(wire.bucketRequest("GET", bucket), OK));
@@ -290,12 +348,18 @@ export class Client implements Writes {
     return this.#nodes.all().map(({ url, name }) => ({ url, name }));
   }
 
+  #read(request: wire.Request, answer: parse.Answer): Read {
+    const read = parse.read(request, answer, this);
+    if (read instanceof ValueStream) throw new ProtocolError("the value was not read");
+    return read;
+  }
+
   async #write(request: wire.Request): Promise<Written> {
     return parse.written(request, await this.#call(request, WRITTEN));
   }
 
   async #call(request: wire.Request, accepts: ReadonlySet<number>): Promise<parse.Answer> {
-    const deadline = this.#policy.now() + this.#policy.deadlineMs;
+    const deadline = this.#policy.now() + this.#policy.deadlineMs + (request.waitMs ?? 0);
     if (this.#discovers) await lookUp(this.#nodes, this.#policy);
     return call(request, this.#nodes, this.#policy, accepts, deadline);
   }

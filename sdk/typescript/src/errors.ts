@@ -103,6 +103,25 @@ export class ContextNeeded extends QuorateError {}
 export class ContextAhead extends QuorateError {}
 /** The counter has counted so far that this increment does not fit: use another key. */
 export class CounterFull extends QuorateError {}
+/** The bucket has no feed: set its property `feedRetentionS`. Changes are kept from then on. */
+export class NoFeed extends QuorateError {}
+/**
+ * Changes after this cursor are not kept any more, so that some were missed.
+ *
+ * List all keys (`Client.keys`, with the same prefix), read them, and drop what you have of keys that are not
+ * listed; then go on with `cursor`. It was made before that, so that nothing is missed in between.
+ */
+export class CursorExpired extends QuorateError {
+  /** Where to go on, once all keys have been read. */
+  get cursor(): string {
+    return text(this.facts.members?.["cursor"]) ?? "";
+  }
+
+  /** Where the keys are listed, as the server says: `/keys/{bucket}`. */
+  get resync(): string | undefined {
+    return text(this.facts.members?.["resync"]);
+  }
+}
 /** The idempotency key was used for another request. */
 export class IdempotencyKeyReused extends QuorateError {}
 /** Fewer than R replicas answered. */
@@ -146,6 +165,8 @@ const BY_NAME: ReadonlyMap<string, ErrorClass> = new Map<string, ErrorClass>([
   ["context_needed", ContextNeeded],
   ["context_ahead", ContextAhead],
   ["counter_full", CounterFull],
+  ["no_feed", NoFeed],
+  ["cursor_expired", CursorExpired],
   ["idempotency_key_reused", IdempotencyKeyReused],
   ["no_read_quorum", NoReadQuorum],
   ["no_quorum", NoQuorum],

@@ -20,9 +20,13 @@ export {
   type Count,
   DELETE,
   type DeleteOptions,
+  type FeedChange,
+  type FeedPage,
+  type FeedPageOptions,
   type GetOptions,
   type KeepOptions,
   type KeyPage,
+  type LargeValue,
   type Lifetime,
   type NewValue,
   type OpenRead,
@@ -35,6 +39,7 @@ export {
   type Source,
   Value,
   ValueStream,
+  type WaitOptions,
   type Written,
 } from "./model.js";
 export {

@@ -1,6 +1,6 @@
 /** What operations take and give: reads that carry their context, and the answers to writes. */
 
-import type { Applied, TypedFields } from "./typed.js";
+import type { Applied, Typed, TypedFields } from "./typed.js";
 
 /** For R and W. */
 export type Count = number | "one" | "quorum" | "all";
@@ -21,10 +21,33 @@ export interface GetOptions {
   readonly n?: number | undefined;
   /** Whether fallbacks count. */
   readonly sloppy?: boolean | undefined;
-  /** How long the server may take. */
+  /** How long the server may take, apart from waiting. */
   readonly timeoutMs?: number | undefined;
   /** Whether the server keeps a trace of the request: see `Client.explanation`. */
   readonly explain?: boolean | undefined;
+}
+
+/** Options of a read that waits. What is not given follows the bucket. */
+export interface WaitOptions extends Omit<GetOptions, "explain"> {
+  /** What was seen: what it does not cover is new. Without it all that is there is new. */
+  readonly context?: ContextLike | undefined;
+  /** How long to wait, from 1 to 60000. Default 30000. */
+  readonly waitMs?: number | undefined;
+}
+
+/** Which page of a feed. */
+export interface FeedPageOptions {
+  /**
+   * `now` (what is written from now on), `oldest` (all that is kept), or the cursor of a page before or of
+   * `CursorExpired`, with the same prefix.
+   */
+  readonly start: string;
+  /** Only changes of keys that start with this. */
+  readonly prefix?: string | undefined;
+  /** The most changes, up to 1000. The server's default is 100. */
+  readonly limit?: number | undefined;
+  /** How long to wait for a change if there is none, from 1 to 60000. Not at all if not given. */
+  readonly waitMs?: number | undefined;
 }
 
 /** Options of every write. What is not given follows the bucket. */
@@ -313,6 +336,42 @@ export class Absent extends BaseRead {
   }
 }
 
+/**
+ * In a feed: what a key has now is longer than 64 KiB and was left out. Read the key. It has no context: what was
+ * not shown cannot be replaced before it is read.
+ */
+export interface LargeValue {
+  readonly kind: "large";
+  readonly bucket: string;
+  readonly key: string;
+  /** How many bytes it has; of a conflict, all siblings together. */
+  readonly size: number;
+  /** How many siblings there are: from 2 on there is a conflict. */
+  readonly siblings: number;
+  readonly etag: string | undefined;
+  /** `undefined` for a conflict. */
+  readonly contentType: string | undefined;
+  readonly meta: Readonly<Record<string, string>>;
+  /** When it expires; `undefined` if it does not. */
+  readonly expiresAt: Date | undefined;
+}
+
+/**
+ * What a key is now: what a read of it gives, with its context (`Typed` in a bucket with a type); or its size.
+ * `kind` tells them apart.
+ */
+export type FeedChange = Value | Siblings | Absent | LargeValue | Typed<unknown>;
+
+/** One page of a feed: what changed keys are now. */
+export interface FeedPage {
+  /** One for each key, in no order that means anything. */
+  readonly changes: readonly FeedChange[];
+  /** Where the next page starts, at any node. Store it after the changes have been processed. */
+  readonly cursor: string;
+  /** Whether all writes acknowledged before the request are delivered. If not, a later page has them. */
+  readonly complete: boolean;
+}
+
 /** What `get` gives. */
 export type Read = Value | Siblings | Absent;
 /** What `open` gives. */
@@ -341,6 +400,8 @@ export interface BucketProperties {
   readonly type: string;
   /** After how many seconds values expire, unless a write says otherwise; `undefined`: they do not. */
   readonly expiresInS: number | undefined;
+  /** For how many seconds changes can be read in the bucket's feed, 60 to 2592000; `undefined`: no feed. */
+  readonly feedRetentionS: number | undefined;
 }
 
 /** A decision that is not a delete and not a sibling, in its long form. */

@@ -16,7 +16,7 @@ import {
 import type { Node, Nodes } from "./nodes.js";
 import { type Answer, cluster, type Cluster, epochOf, factsOf, homes, outcomeOf, wrong } from "./parse.js";
 import type { Failure, Timing } from "./transport.js";
-import { isRepeatable, plain, type Request } from "./wire.js";
+import { isRepeatable, plain, type Request, waiting } from "./wire.js";
 
 const BACKOFF_MS = 50;
 const BACKOFF_MS_MAX = 2000;
@@ -120,8 +120,9 @@ class Attempts {
   async send(node: Node, request: Request): Promise<Answer | Failure> {
     const { nodes, policy } = this;
     const leftMs = Math.max(1, this.leftMs());
-    const timeoutMs = Math.min(policy.attemptTimeoutMs, leftMs);
-    const reply = await policy.send(node.url, request, { timeoutMs, leftMs });
+    const sent = waiting(request, this.tried.length > 1 ? leftMs - policy.deadlineMs : (request.waitMs ?? 0));
+    const timeoutMs = Math.min(policy.attemptTimeoutMs + (sent.waitMs ?? 0), leftMs);
+    const reply = await policy.send(node.url, sent, { timeoutMs, leftMs });
     if (!("failure" in reply)) nodes.heard(epochOf(reply), policy.now());
     else if (!isFinal(reply)) nodes.failed(node, policy.now());
     return reply;

@@ -41,15 +41,7 @@ export function read(
   answer: Answer,
   client: Writes,
 ): Value | ValueStream | Siblings | Absent {
-  const [bucket, key] = request.place ?? ["", ""];
-  const fields: ReadFields = {
-    bucket,
-    key,
-    context: header(answer, "quorate-context") || undefined,
-    etag: header(answer, "etag"),
-    explainId: header(answer, "quorate-explain"),
-    requestId: header(answer, "x-request-id"),
-  };
+  const fields = fieldsOf(request, answer);
   if (answer.status === 404) return absent(answer, fields, client);
   if (fields.context === undefined) throw wrong(answer, "has no Quorate-Context");
   if (answer.status === 300) return new Siblings(fields, siblingsOf(answer), client);
@@ -58,11 +50,24 @@ export function read(
     contentType: header(answer, "content-type") ?? OCTETS,
     meta: metaOf(answer),
     lastModified: header(answer, "last-modified"),
-    expiresAt: expiresAtOf(answer, header(answer, "quorate-expires-at")),
+    expiresAt: endOf(answer),
   };
   const all = { ...fields, ...described };
   if (answer.pieces !== undefined) return new ValueStream(all, answer.pieces, client);
   return new Value(all, answer.body, client);
+}
+
+/** What every read of a key has. */
+export function fieldsOf(request: Request, answer: Answer): ReadFields {
+  const [bucket, key] = request.place ?? ["", ""];
+  return {
+    bucket,
+    key,
+    context: header(answer, "quorate-context") || undefined,
+    etag: header(answer, "etag"),
+    explainId: header(answer, "quorate-explain"),
+    requestId: header(answer, "x-request-id"),
+  };
 }
 
 function absent(answer: Answer, fields: ReadFields, client: Writes): Absent {
@@ -109,16 +114,19 @@ export function keyPage(answer: Answer): KeyPage {
 /** Reads the answer to `GET` or `PUT /buckets/{bucket}`. */
 export function properties(answer: Answer): BucketProperties {
   const body = jsonObject(answer) as { [name: string]: unknown };
-  const { n, r, w, conflicts, sloppy, type = "value", expires_in_s: lifetime = null } = body;
+  const { n, r, w, conflicts, sloppy, type = "value" } = body;
   const isCount = (it: unknown): it is Count => typeof it === "number" || typeof it === "string";
   if (typeof n !== "number" || !isCount(r) || !isCount(w)) throw wrong(answer, "has no bucket properties");
   if (typeof conflicts !== "string" || typeof sloppy !== "boolean" || typeof type !== "string") {
     throw wrong(answer, "has no bucket properties");
   }
-  if (lifetime !== null && !(typeof lifetime === "number" && Number.isInteger(lifetime))) {
-    throw wrong(answer, "has a bucket property expires_in_s that is no number");
-  }
-  return { n, r, w, conflicts, sloppy, type, expiresInS: lifetime ?? undefined };
+  const seconds = (name: string): number | undefined => {
+    const given = body[name] ?? undefined;
+    if (given === undefined || (typeof given === "number" && Number.isInteger(given))) return given;
+    throw wrong(answer, `has a bucket property ${name} that is no number`);
+  };
+  const [expiresInS, feedRetentionS] = [seconds("expires_in_s"), seconds("feed_retention_s")];
+  return { n, r, w, conflicts, sloppy, type, expiresInS, feedRetentionS };
 }
 
 /** What a node knows of the cluster. */
@@ -232,6 +240,11 @@ function siblingOf(answer: Answer, each: unknown): Sibling {
   return new Sibling({ ...all, writer, writtenAt, expiresAt });
 }
 
+/** When the value of an answer expires, if it does. */
+export function endOf(answer: Answer): Date | undefined {
+  return expiresAtOf(answer, header(answer, "quorate-expires-at"));
+}
+
 /** A time, in RFC 3339 with milliseconds, if there is one. */
 function expiresAtOf(answer: Answer, text: unknown): Date | undefined {
   if (text === undefined) return undefined;
@@ -256,7 +269,8 @@ export function contentOf(value: string, encoding: unknown): Uint8Array | undefi
   return Uint8Array.from(atob(value), (character) => character.charCodeAt(0));
 }
 
-function metaOf(answer: Answer): Readonly<Record<string, string>> {
+/** The metadata of a value, by name. */
+export function metaOf(answer: Answer): Readonly<Record<string, string>> {
   const pairs: [string, string][] = [];
   for (const [name, text] of answer.headers) {
     if (name.startsWith(META)) pairs.push([name.slice(META.length), fromUtf8Header(text) ?? text]);
@@ -282,6 +296,17 @@ function fromUtf8Header(text: string): string | undefined {
 
 function mediaType(answer: Answer): string {
   return (header(answer, "content-type") ?? "").split(";")[0]?.trim().toLowerCase() ?? "";
+}
+
+/** A whole number of so many digits that a double may not hold it, or a text, in which there is none. */
+const LONG_NUMBER_OR_TEXT = /"(?:[^"\\]|\\.)*"|(?<![\w.+-])-?\d{16,}(?![\w.])/g;
+
+/** Reads an answer as `jsonObject` does, with texts in place of numbers that a double may not hold. */
+export function exactJsonObject(answer: Answer): Json {
+  if (mediaType(answer) !== "application/json") return jsonObject(answer);
+  const text = new TextDecoder().decode(answer.body);
+  const exact = text.replace(LONG_NUMBER_OR_TEXT, (it) => (it.startsWith('"') ? it : `"${it}"`));
+  return jsonObject({ ...answer, body: new TextEncoder().encode(exact) });
 }
 
 function parseJson(bytes: Uint8Array): unknown {

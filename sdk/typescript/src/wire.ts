@@ -4,6 +4,7 @@ import { InvalidArgument } from "./errors.js";
 import type {
   ContextLike,
   DeleteOptions,
+  FeedPageOptions,
   GetOptions,
   KeepOptions,
   Lifetime,
@@ -12,6 +13,7 @@ import type {
   Sibling,
   Siblings,
   Source,
+  WaitOptions,
 } from "./model.js";
 import type { ChangeOptions, Operation, TypedDeleteOptions, TypedGetOptions } from "./typed.js";
 
@@ -20,6 +22,9 @@ export const OCTETS = "application/octet-stream";
 const TEXT = "text/plain; charset=utf-8";
 /** 100 years. */
 const LIFETIME_S_MAX = 3_162_240_000;
+/** How long a node waits at most. */
+const WAIT_MS_MAX = 60_000;
+const WAIT_MS_DEFAULT = 30_000;
 
 /** One request, without the node that it goes to. */
 export interface Request {
@@ -35,6 +40,8 @@ export interface Request {
   readonly streams: boolean;
   /** Whether it must not be sent again once it may have been carried out. */
   readonly once?: boolean;
+  /** How long the node may wait for something new before it answers, beyond what it takes. */
+  readonly waitMs?: number;
 }
 
 /** Whether it can be sent more than once. */
@@ -44,6 +51,14 @@ export function isRepeatable(request: Request): boolean {
   return body === undefined || body instanceof Uint8Array || typeof body === "function";
 }
 
+/** The request as an attempt sends it: one that waits does so no longer than `leftMs`. */
+export function waiting(request: Request, leftMs: number): Request {
+  if (request.waitMs === undefined) return request;
+  const waitMs = Math.max(1, Math.min(request.waitMs, Math.ceil(leftMs)));
+  const mark = request.target.includes("?") ? "&" : "?";
+  return { ...request, target: `${request.target}${mark}wait_ms=${waitMs}`, waitMs };
+}
+
 /** `GET /kv/{bucket}/{key}`. */
 export function get(bucket: string, key: string, options: GetOptions, streams: boolean): Request {
   const { r, n, sloppy, timeoutMs, explain } = options;
@@ -51,6 +66,31 @@ export function get(bucket: string, key: string, options: GetOptions, streams: b
   const headers = [["accept", "application/json, */*;q=0.5"]] as const;
   const target = keyPath("kv", bucket, key) + query;
   return { method: "GET", target, headers, body: undefined, isWrite: false, place: [bucket, key], streams };
+}
+
+/** `GET /kv/{bucket}/{key}?wait_ms=`. */
+export function wait(bucket: string, key: string, options: WaitOptions): Request {
+  const { context, waitMs = WAIT_MS_DEFAULT, r, n, sloppy, timeoutMs } = options;
+  const text = contextText(context);
+  const request = get(bucket, key, { r, n, sloppy, timeoutMs }, false);
+  const seen: readonly [string, string][] = text === undefined ? [] : [["quorate-context", text]];
+  return { ...request, headers: [...request.headers, ...seen], waitMs: checkedWait(waitMs) };
+}
+
+/** `GET /feed/{bucket}`. */
+export function feed(bucket: string, options: FeedPageOptions): Request {
+  const { start, prefix = "", limit, waitMs } = options;
+  if (typeof start !== "string" || start === "") {
+    throw new InvalidArgument('start: must be "now", "oldest" or a cursor');
+  }
+  const query = queryOf({ prefix: prefix === "" ? undefined : prefix, cursor: start, limit });
+  const request = plain("GET", `/feed/${segment("bucket", bucket)}${query}`);
+  return waitMs === undefined ? request : { ...request, waitMs: checkedWait(waitMs) };
+}
+
+function checkedWait(waitMs: number): number {
+  if (Number.isInteger(waitMs) && waitMs > 0 && waitMs <= WAIT_MS_MAX) return waitMs;
+  throw new InvalidArgument(`waitMs: must be a whole number of milliseconds from 1 to ${WAIT_MS_MAX}`);
 }
 
 /** `PUT /kv/{bucket}/{key}`. */
@@ -145,9 +185,13 @@ export function bucketRequest(
   if (properties === undefined) return { ...request, isWrite: method !== "GET" };
   const given: Record<string, unknown> = { ...properties };
   if (given["conflicts"] === "merged") delete given["conflicts"]; // only answers say so, of typed buckets
-  if ("expiresInS" in given) {
-    given["expires_in_s"] = given["expiresInS"];
-    delete given["expiresInS"];
+  for (const [own, name] of [
+    ["expiresInS", "expires_in_s"],
+    ["feedRetentionS", "feed_retention_s"],
+  ] as const) {
+    if (!(own in given)) continue;
+    given[name] = given[own];
+    delete given[own];
   }
   const body = new TextEncoder().encode(JSON.stringify(given));
   return { ...request, headers: [["content-type", "application/json"]], body, isWrite: true };

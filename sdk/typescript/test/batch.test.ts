@@ -31,7 +31,14 @@ const many = <T>(count: number, of: (at: number) => T): T[] =>
 const sentOperations = (stub: Stub): any[][] => stub.take().map((each) => JSON.parse(each.body).operations);
 
 test("results are what the operations alone give", () => {
-  const value = { status: 200, value: "2 apples", content_type: "a/b", context: "c1", etag: '"e"' };
+  const value = {
+    status: 200,
+    value: "2 apples",
+    content_type: "a/b",
+    context: "c1",
+    etag: '"e"',
+    meta: { By: "mé" },
+  };
   const answers = [answer(WRITTEN, value, NOTHING, { status: 204, acks: 2 }, BUSY), { status: 204 }];
   return withStub(
     answers,
@@ -54,6 +61,7 @@ test("results are what the operations alone give", () => {
         [read.key, read.text(), read.contentType, read.etag],
         ["bob", "2 apples", "a/b", '"e"'],
       );
+      assert.deepEqual(read.meta, { by: "mé" });
       assert.ok(absent instanceof quorate.Absent);
       assert.ok(applied !== undefined && "kind" in applied && applied.kind === "applied");
       assert.deepEqual([applied.key, applied.acks, applied.read], ["home", 2, undefined]);
@@ -209,6 +217,7 @@ test("damaged answers are typed errors, and never anything else", async () => {
   const good: Json[] = [
     WRITTEN,
     { status: 200, value: "/w==", encoding: "base64", content_type: "a/b", context: "c" },
+    { status: 200, value: "v", context: "c", meta: { by: "mé" } },
     { status: 300, context: "c", siblings: [{ dot: "d", value: "v" }] },
     { ...BUSY, expires_at: "2126-11-29T18:39:26.123Z" },
     { status: 404, context: "c", expired: true, problem: { type: "urn:quorate:problem:key_deleted" } },

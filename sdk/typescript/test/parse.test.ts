@@ -174,12 +174,16 @@ test("when a value expires is a time or not there", () => {
   }
 });
 
-test("the lifetime of a bucket is a number or not there", () => {
-  const of = (lifetime: unknown) =>
-    parse.properties(answer(200, JSON.stringify({ ...GOOD, type: "value", expires_in_s: lifetime })))
-      .expiresInS;
-  assert.deepEqual([of(60), of(null), of(undefined)], [60, undefined, undefined]);
-  for (const odd of ["60", 1.5, true, []]) assert.throws(() => of(odd), quorate.ProtocolError);
+test("times among the properties of a bucket are numbers or not there", () => {
+  for (const [name, own] of [
+    ["expires_in_s", "expiresInS"],
+    ["feed_retention_s", "feedRetentionS"],
+  ] as const) {
+    const of = (seconds: unknown) =>
+      parse.properties(answer(200, JSON.stringify({ ...GOOD, type: "value", [name]: seconds })))[own];
+    assert.deepEqual([of(60), of(null), of(undefined)], [60, undefined, undefined]);
+    for (const odd of ["60", 1.5, true, []]) assert.throws(() => of(odd), quorate.ProtocolError);
+  }
 });
 
 test("a deleted key without a context is no answer", () => {

@@ -24,6 +24,7 @@ from .model import (
     Change,
     ContextLike,
     DeleteOptions,
+    FeedPage,
     GetOptions,
     KeepOptions,
     KeyPage,
@@ -32,6 +33,7 @@ from .model import (
     Siblings,
     Source,
     Value,
+    WaitOptions,
     Written,
 )
 from .nodes import Node
@@ -110,6 +112,24 @@ class AsyncClient:
     ) -> Value[_W] | Siblings[_W] | Absent[_W]:
         """Read a key: its value, several siblings, or nothing. Write through the result to replace it."""
         return await self._run(self._core.get(bucket, key, options, self))
+
+    async def wait(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        context: ContextLike | None = None,
+        wait_ms: int = 30_000,
+        **options: Unpack[WaitOptions],
+    ) -> Value[_W] | Siblings[_W] | Absent[_W] | None:
+        """Wait for something of a key that `context`, a read of it, has not seen, and read the key.
+
+        A write, a delete and the end of a value are something new; the answer comes as soon as there is any,
+        at once if there is already, and is `None` if there is none for `wait_ms` (1 to 60,000). Without a
+        context all that is there is new, and `Absent` says that there is nothing. `wait_ms` is added to
+        `deadline_s` and to `attempt_timeout_s`. Not for values with a type.
+        """
+        return await self._run(self._core.wait((bucket, key), context, wait_ms, options, self))
 
     @asynccontextmanager
     async def open(
@@ -226,6 +246,52 @@ class AsyncClient:
             cursor = page.cursor
             if cursor is None:
                 return
+
+    async def feed_page(
+        self,
+        bucket: str,
+        *,
+        start: str,
+        prefix: str = "",
+        limit: int | None = None,
+        wait_ms: int | None = None,
+    ) -> FeedPage[_W]:
+        """Return one page of the changes of a bucket with `feed_retention_s`, after `start`.
+
+        `start`: `"now"` (what is written from now on), `"oldest"` (all that is kept), or the cursor of a page
+        before or of `CursorExpired`, with the same `prefix`. `limit`: the most changes, up to 1000; the
+        server's default is 100. `wait_ms` (1 to 60,000): how long to wait for a change if there is none; it
+        is added to `deadline_s` and to `attempt_timeout_s`. A page that fails at one node is asked for at
+        another. Raises `CursorExpired` if changes were missed, and `NoFeed`.
+        """
+        request = wire.feed(bucket, start, prefix, limit, wait_ms)
+        return await self._run(self._core.feed_page(bucket, request, self))
+
+    async def feed(
+        self,
+        bucket: str,
+        *,
+        start: str,
+        prefix: str = "",
+        limit: int | None = None,
+        wait_ms: int = 20_000,
+    ) -> AsyncIterator[FeedPage[_W]]:
+        """Follow the changes of a bucket, page by page and without end; arguments as for `feed_page`.
+
+        A change is what the key is now: states in between may be missing, and a state may come again. Store
+        the cursor of a page after its changes have been processed, and start there after a failure: then each
+        is processed at least once. After `wait_ms` without a change there is a page without changes, whose
+        cursor is to be stored too: one that is not renewed expires. With `"now"` the first page comes at
+        once: its cursor is where the feed begins. An error ends the iteration.
+        """
+        if start == "now":
+            page = await self.feed_page(bucket, start=start, prefix=prefix, limit=limit)
+            yield page
+            start = page.cursor
+        while True:
+            page = await self.feed_page(bucket, start=start, prefix=prefix, limit=limit, wait_ms=wait_ms)
+            yield page
+            start = page.cursor
 
     async def get_bucket(self, bucket: str) -> BucketProperties:
         """Return the properties of a bucket."""

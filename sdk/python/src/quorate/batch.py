@@ -62,7 +62,7 @@ class BatchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BatchGet:
-    """Read a key. A value comes without its metadata: `Value.meta` is empty."""
+    """Read a key."""
 
     bucket: str
     key: str
@@ -70,7 +70,7 @@ class BatchGet:
 
 @dataclass(frozen=True)
 class BatchPut:
-    """Write a value; options as for `Client.put`. It has no metadata."""
+    """Write a value; options as for `Client.put`, but without metadata, which a batch cannot write."""
 
     bucket: str
     key: str
@@ -245,10 +245,11 @@ def answers(reply: Response, count: int) -> list[Response]:
     listed = parse.json_object(reply).get("results")
     if not isinstance(listed, list) or len(listed) != count:
         raise parse.wrong(reply, f"has not {count} results")
-    return [_answer(reply, each) for each in listed]
+    return [answer_of(reply, each) for each in listed]
 
 
-def _answer(reply: Response, result: Any) -> Response:
+def answer_of(reply: Response, result: Any) -> Response:
+    """Read one result as the answer that its operation alone would have got."""
     status = result.get("status") if isinstance(result, dict) else None
     if type(status) is not int:
         raise parse.wrong(reply, "has a result without a status")
@@ -259,6 +260,7 @@ def _answer(reply: Response, result: Any) -> Response:
         value = result.get(member)
         if type(value) in (str, int):
             headers.append((name.encode(), str(value).encode(errors="replace")))
+    headers += _meta(reply, result.get("meta", {}))
     body = b""
     if "problem" in result:
         body = json.dumps(result["problem"]).encode()
@@ -272,3 +274,13 @@ def _answer(reply: Response, result: Any) -> Response:
         except (AttributeError, TypeError, ValueError) as error:
             raise parse.wrong(reply, "has a result with a value that cannot be decoded") from error
     return Response(status, headers, body)
+
+
+def _meta(reply: Response, meta: Any) -> list[tuple[bytes, bytes]]:
+    """Return the metadata of a value as headers."""
+    if not isinstance(meta, dict) or not all(isinstance(text, str) for text in meta.values()):
+        raise parse.wrong(reply, "has a result with metadata that is no text")
+    return [
+        (f"quorate-meta-{name}".encode(errors="replace"), text.encode(errors="replace"))
+        for name, text in meta.items()
+    ]

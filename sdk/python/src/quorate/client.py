@@ -22,6 +22,7 @@ from .model import (
     Change,
     ContextLike,
     DeleteOptions,
+    FeedPage,
     GetOptions,
     KeepOptions,
     KeyPage,
@@ -30,6 +31,7 @@ from .model import (
     Siblings,
     Source,
     Value,
+    WaitOptions,
     Written,
 )
 from .nodes import Node
@@ -111,6 +113,24 @@ class Client:
     def get(self, bucket: str, key: str, **options: Unpack[GetOptions]) -> Value | Siblings | Absent:
         """Read a key: its value, several siblings, or nothing. Write through the result to replace it."""
         return self._run(self._core.get(bucket, key, options, self))
+
+    def wait(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        context: ContextLike | None = None,
+        wait_ms: int = 30_000,
+        **options: Unpack[WaitOptions],
+    ) -> Value | Siblings | Absent | None:
+        """Wait for something of a key that `context`, a read of it, has not seen, and read the key.
+
+        A write, a delete and the end of a value are something new; the answer comes as soon as there is any,
+        at once if there is already, and is `None` if there is none for `wait_ms` (1 to 60,000). Without a
+        context all that is there is new, and `Absent` says that there is nothing. `wait_ms` is added to
+        `deadline_s` and to `attempt_timeout_s`. Not for values with a type.
+        """
+        return self._run(self._core.wait((bucket, key), context, wait_ms, options, self))
 
     @contextmanager
     def open(
@@ -224,6 +244,52 @@ class Client:
             cursor = page.cursor
             if cursor is None:
                 return
+
+    def feed_page(
+        self,
+        bucket: str,
+        *,
+        start: str,
+        prefix: str = "",
+        limit: int | None = None,
+        wait_ms: int | None = None,
+    ) -> FeedPage:
+        """Return one page of the changes of a bucket with `feed_retention_s`, after `start`.
+
+        `start`: `"now"` (what is written from now on), `"oldest"` (all that is kept), or the cursor of a page
+        before or of `CursorExpired`, with the same `prefix`. `limit`: the most changes, up to 1000; the
+        server's default is 100. `wait_ms` (1 to 60,000): how long to wait for a change if there is none; it
+        is added to `deadline_s` and to `attempt_timeout_s`. A page that fails at one node is asked for at
+        another. Raises `CursorExpired` if changes were missed, and `NoFeed`.
+        """
+        request = wire.feed(bucket, start, prefix, limit, wait_ms)
+        return self._run(self._core.feed_page(bucket, request, self))
+
+    def feed(
+        self,
+        bucket: str,
+        *,
+        start: str,
+        prefix: str = "",
+        limit: int | None = None,
+        wait_ms: int = 20_000,
+    ) -> Iterator[FeedPage]:
+        """Follow the changes of a bucket, page by page and without end; arguments as for `feed_page`.
+
+        A change is what the key is now: states in between may be missing, and a state may come again. Store
+        the cursor of a page after its changes have been processed, and start there after a failure: then each
+        is processed at least once. After `wait_ms` without a change there is a page without changes, whose
+        cursor is to be stored too: one that is not renewed expires. With `"now"` the first page comes at
+        once: its cursor is where the feed begins. An error ends the iteration.
+        """
+        if start == "now":
+            page = self.feed_page(bucket, start=start, prefix=prefix, limit=limit)
+            yield page
+            start = page.cursor
+        while True:
+            page = self.feed_page(bucket, start=start, prefix=prefix, limit=limit, wait_ms=wait_ms)
+            yield page
+            start = page.cursor
 
     def get_bucket(self, bucket: str) -> BucketProperties:
         """Return the properties of a bucket."""

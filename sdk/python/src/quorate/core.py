@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from . import batch, parse, parse_typed, wire
+from . import batch, feed, parse, parse_typed, wire
 from .batch import BatchOperation, BatchOptions
-from .errors import ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError, QuorateError
+from .errors import (
+    ConditionFailed,
+    CursorExpired,
+    IncompleteListing,
+    InvalidArgument,
+    ProtocolError,
+    QuorateError,
+)
 from .model import (
     Absent,
     BucketProperties,
     Change,
     ContextLike,
     Delete,
+    FeedPage,
     GetOptions,
     KeepOptions,
     KeyPage,
@@ -25,6 +33,7 @@ from .model import (
     Source,
     Value,
     W_co,
+    WaitOptions,
     Writes,
     Written,
 )
@@ -39,6 +48,7 @@ V = TypeVar("V")
 __version__ = "0.1.0"
 UPDATE_ROUNDS_MAX = 10
 _READ = frozenset({200, 300, 404})
+_WAITED = _READ | {304}
 _WRITTEN = frozenset({204})
 _OK = frozenset({200})
 
@@ -71,7 +81,7 @@ class Core:
             self.headers["Authorization"] = f"Bearer {token}"
 
     def _call(self, request: Request, accepts: frozenset[int]) -> Operation[parse.Response]:
-        deadline = self.policy.now() + self.policy.deadline_s
+        deadline = self.policy.now() + self.policy.deadline_s + request.wait_s
         if self.discovers:
             yield from look_up(self.nodes, self.policy)
         return (yield from call(request, self.nodes, self.policy, accepts, deadline))
@@ -82,6 +92,29 @@ class Core:
         """Read a key."""
         request = wire.get(bucket, key, options)
         return parse.read(request, (yield from self._call(request, _READ)), client)
+
+    def wait(
+        self,
+        place: tuple[str, str],
+        context: ContextLike | None,
+        wait_ms: int,
+        options: WaitOptions,
+        client: Writes[W_co],
+    ) -> Operation[Value[W_co] | Siblings[W_co] | Absent[W_co] | None]:
+        """Read a key once there is something that the context has not seen."""
+        request = wire.wait(*place, context, wait_ms, options)
+        response = yield from self._call(request, _WAITED)
+        return None if response.status == 304 else parse.read(request, response, client)
+
+    def feed_page(self, bucket: str, request: Request, client: Writes[W_co]) -> Operation[FeedPage[W_co]]:
+        """Read one page of changes."""
+        try:
+            response = yield from self._call(request, _OK)
+        except CursorExpired as error:
+            if error.cursor:
+                raise
+            raise ProtocolError(f"{error}, without a cursor to go on with", facts=error.facts) from error
+        return feed.page(bucket, response, client)
 
     def open(
         self, bucket: str, key: str, options: GetOptions, client: Writes[W_co]

@@ -148,6 +148,28 @@ class CounterFull(QuorateError):  # noqa: N818
     """The counter has counted so far that this increment does not fit: use another key."""
 
 
+class NoFeed(QuorateError):  # noqa: N818
+    """The bucket has no feed: set its property `feed_retention_s`. Changes are kept from then on."""
+
+
+class CursorExpired(QuorateError):  # noqa: N818
+    """Changes after this cursor are not kept any more, so that some were missed.
+
+    List all keys (`Client.keys`, with the same prefix), read them, and drop what you have of keys that are
+    not listed; then go on with `cursor`. It was made before that, so that nothing is missed in between.
+    """
+
+    @property
+    def cursor(self) -> str:
+        """Where to go on, once all keys have been read."""
+        return self._text("cursor") or ""
+
+    @property
+    def resync(self) -> str | None:
+        """Where the keys are listed, as the server says: `/keys/{bucket}`."""
+        return self._text("resync")
+
+
 class IdempotencyKeyReused(QuorateError):  # noqa: N818
     """The idempotency key was used for another request."""
 
@@ -213,6 +235,8 @@ _BY_NAME: dict[str, type[QuorateError]] = {
     "context_needed": ContextNeeded,
     "context_ahead": ContextAhead,
     "counter_full": CounterFull,
+    "no_feed": NoFeed,
+    "cursor_expired": CursorExpired,
     "idempotency_key_reused": IdempotencyKeyReused,
     "no_read_quorum": NoReadQuorum,
     "no_quorum": NoQuorum,

@@ -23,8 +23,8 @@ Lifetime: TypeAlias = "int | float | timedelta | Literal['never']"
 """How long a value lives: seconds, of which a part counts as a whole one; or `never`."""
 
 
-class GetOptions(TypedDict, total=False):
-    """Options of a read. What is not given follows the bucket."""
+class WaitOptions(TypedDict, total=False):
+    """Options of a read that waits. What is not given follows the bucket."""
 
     r: Count | None
     """How many replicas must answer."""
@@ -33,7 +33,12 @@ class GetOptions(TypedDict, total=False):
     sloppy: bool | None
     """Whether fallbacks count."""
     timeout_ms: int | None
-    """How long the server may take."""
+    """How long the server may take, apart from waiting."""
+
+
+class GetOptions(WaitOptions, total=False):
+    """Options of a read. What is not given follows the bucket."""
+
     explain: bool
     """Whether the server keeps a trace of the request: see `Client.explanation`."""
 
@@ -227,6 +232,27 @@ class Value(_Read[W_co]):
         return self.value.decode()
 
 
+@dataclass(frozen=True)
+class LargeValue:
+    """In a feed: what a key has now is longer than 64 KiB and was left out. Read the key.
+
+    It has no context: what was not shown cannot be replaced before it is read.
+    """
+
+    bucket: str
+    key: str
+    size: int
+    """How many bytes it has; of a conflict, all siblings together."""
+    siblings: int = 1
+    """How many siblings there are: from 2 on there is a conflict."""
+    etag: str | None = None
+    content_type: str | None = None
+    """`None` for a conflict."""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    expires_at: datetime | None = None
+    """When it expires, in UTC; `None` if it does not."""
+
+
 Resolution: TypeAlias = "bytes | str | NewValue | Sibling | Delete"
 """What a resolver returns: a value, or one of the siblings to keep as it is, or `DELETE`."""
 Change: TypeAlias = "bytes | str | NewValue | Sibling | Delete | None"
@@ -306,6 +332,28 @@ class KeyPage:
     """False if too few replicas of some part answered, so that keys may be missing."""
 
 
+FeedChange: TypeAlias = "Value[W_co] | Siblings[W_co] | Absent[W_co] | LargeValue | Typed[Any]"
+"""What a key is now: what a read gives, with its context (`Typed` in a bucket with a type), or its size."""
+
+
+@dataclass(frozen=True)
+class FeedPage(Generic[W_co]):
+    """One page of a feed: what changed keys are now. Iterate over it for its changes."""
+
+    changes: tuple[Value[W_co] | Siblings[W_co] | Absent[W_co] | LargeValue | Typed[Any], ...]
+    """One for each key, in no order that means anything."""
+    cursor: str
+    """Where the next page starts, at any node. Store it after the changes have been processed."""
+    complete: bool
+    """Whether all writes acknowledged before the request are delivered. If not, a later page has them."""
+
+    def __iter__(self) -> Iterator[Value[W_co] | Siblings[W_co] | Absent[W_co] | LargeValue | Typed[Any]]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+
 @dataclass(frozen=True)
 class BucketProperties:
     """What holds for a bucket; what was not set follows the cluster's defaults."""
@@ -320,3 +368,5 @@ class BucketProperties:
     """`value`, or the type of its values: `counter`, `set`, `flag`, `map`, `register_lww`, `hll`."""
     expires_in_s: int | None = None
     """After how many seconds values expire, unless a write says otherwise; `None`: they do not."""
+    feed_retention_s: int | None = None
+    """For how many seconds changes can be read in the bucket's feed, 60 to 2,592,000; `None`: no feed."""

@@ -48,7 +48,7 @@ class Send:
     url: str
     request: Request
     timeout_s: float
-    """How long the node may be silent."""
+    """How long the node may be silent, beyond what the request lets it wait."""
     left_s: float
     """How long all of it may take."""
 
@@ -174,6 +174,10 @@ class _Attempts:
     def send(self, node: Node, request: Request) -> Operation[Response | Failure]:
         """Send the request. What a failure says of the node is noted."""
         left_s = max(0.001, self.left_s())
+        if len(self.tried) > 1:
+            request = request.waiting(left_s - self.policy.deadline_s)
+        else:
+            request = request.waiting(request.wait_s)
         reply = yield Send(node.url, request, min(self.policy.attempt_timeout_s, left_s), left_s)
         if isinstance(reply, Response):
             self.nodes.heard(parse.epoch(reply), self.policy.now())

@@ -59,17 +59,8 @@ def read(
     request: Request, response: Response, client: Writes[W_co]
 ) -> Value[W_co] | Siblings[W_co] | Absent[W_co]:
     """Read the answer to a GET of a key."""
-    bucket, key = request.place or ("", "")
-    context = response.header("quorate-context") or None
-    common = (
-        bucket,
-        key,
-        context,
-        response.header("etag"),
-        response.header("x-request-id"),
-        response.header("quorate-explain"),
-        client,
-    )
+    common = common_of(request, response, client)
+    context = common[2]
     if response.status == 404:
         given = facts(response)
         name = given.problem
@@ -90,12 +81,28 @@ def read(
         *common,
         value=response.body,
         content_type=response.header("content-type") or OCTETS,
-        meta=_meta(response),
+        meta=meta_of(response),
         content_encoding=response.header("content-encoding"),
         content_language=response.header("content-language"),
         content_disposition=response.header("content-disposition"),
         last_modified=response.header("last-modified"),
-        expires_at=_expires_at(response, response.header("quorate-expires-at")),
+        expires_at=expires_at_of(response),
+    )
+
+
+def common_of(
+    request: Request, response: Response, client: Writes[W_co]
+) -> tuple[str, str, str | None, str | None, str | None, str | None, Writes[W_co]]:
+    """Return what every read of a key has: the first fields of each class of reads."""
+    bucket, key = request.place or ("", "")
+    return (
+        bucket,
+        key,
+        response.header("quorate-context") or None,
+        response.header("etag"),
+        response.header("x-request-id"),
+        response.header("quorate-explain"),
+        client,
     )
 
 
@@ -131,15 +138,16 @@ def properties(response: Response) -> BucketProperties:
     body = json_object(response)
     n, r, w = body.get("n"), body.get("r"), body.get("w")
     conflicts, sloppy, kind = body.get("conflicts"), body.get("sloppy"), body.get("type", "value")
-    lifetime = body.get("expires_in_s")
+    lifetime, retention = body.get("expires_in_s"), body.get("feed_retention_s")
     counts = all(isinstance(it, (int, str)) and not isinstance(it, bool) for it in (r, w))
     if not (
         isinstance(n, int) and counts and isinstance(conflicts, str) and isinstance(sloppy, bool)
     ) or not isinstance(kind, str):
         raise wrong(response, "has no bucket properties")
-    if not (lifetime is None or type(lifetime) is int):
-        raise wrong(response, "has a bucket property expires_in_s that is no number")
-    return BucketProperties(n, r, w, conflicts, sloppy, kind, lifetime)  # type: ignore[arg-type]
+    for name, seconds in (("expires_in_s", lifetime), ("feed_retention_s", retention)):
+        if not (seconds is None or type(seconds) is int):
+            raise wrong(response, f"has a bucket property {name} that is no number")
+    return BucketProperties(n, r, w, conflicts, sloppy, kind, lifetime, retention)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,11 @@ def _sibling(response: Response, fields: Any) -> Sibling:
     )
 
 
+def expires_at_of(response: Response) -> datetime | None:
+    """Return when the value of an answer expires, if it does."""
+    return _expires_at(response, response.header("quorate-expires-at"))
+
+
 def _expires_at(response: Response, text: object) -> datetime | None:
     """Read a time, in RFC 3339 with milliseconds, if there is one."""
     if text is None:
@@ -295,7 +308,8 @@ def content_of(value: str, encoding: object) -> bytes:
     raise ValueError(f"encoding {encoding!r} is unknown")
 
 
-def _meta(response: Response) -> Mapping[str, str]:
+def meta_of(response: Response) -> Mapping[str, str]:
+    """Return the metadata of a value, by name."""
     meta = {}
     for name, value in response.headers:
         lower = name.lower()

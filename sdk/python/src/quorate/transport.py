@@ -52,7 +52,7 @@ def build(
             send.url + send.request.target,
             headers=raw,
             content=content if content != b"" or send.request.method in {"PUT", "POST"} else None,
-            timeout=httpx.Timeout(send.timeout_s),
+            timeout=httpx.Timeout(send.timeout_s, read=send.timeout_s + send.request.wait_s),
         )
     except (httpx.InvalidURL, ValueError) as error:
         raise InvalidArgument(f"the request cannot be sent: {error}") from error

@@ -24,6 +24,7 @@ from .model import (
     Siblings,
     Source,
     Value,
+    WaitOptions,
     Written,
 )
 from .typed import ChangeOptions, TypedDeleteOptions, TypedGetOptions, removes
@@ -34,6 +35,9 @@ OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
 LIFETIME_S_MAX = 3_162_240_000
 """100 years."""
+WAIT_MS_MAX = 60_000
+"""How long a node waits at most."""
+_ACCEPT = ("Accept", "application/json, */*;q=0.5")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -54,6 +58,21 @@ class Request:
     """Whether the value of the answer is to be left unread."""
     once: bool = False
     """Whether it must not be sent again once it may have been carried out."""
+    wait_ms: int | None = None
+    """How long the node may wait for something new before it answers, beyond what it takes."""
+
+    @property
+    def wait_s(self) -> float:
+        """How long the node may wait, in seconds."""
+        return (self.wait_ms or 0) / 1000
+
+    def waiting(self, left_s: float) -> Request:
+        """Return the request as an attempt sends it: one that waits does so no longer than `left_s`."""
+        if self.wait_ms is None:
+            return self
+        wait_ms = max(1, min(self.wait_ms, math.ceil(left_s * 1000)))
+        mark = "&" if "?" in self.target else "?"
+        return replace(self, target=f"{self.target}{mark}wait_ms={wait_ms}", wait_ms=wait_ms)
 
     @property
     def repeatable(self) -> bool:
@@ -82,16 +101,37 @@ class WriteOptions:
 
 def get(bucket: str, key: str, options: GetOptions, *, streams: bool = False) -> Request:
     """`GET /kv/{bucket}/{key}`."""
-    query = query_of(
-        r=options.get("r"),
-        n=options.get("n"),
-        sloppy=options.get("sloppy"),
-        timeout_ms=options.get("timeout_ms"),
-        explain=options.get("explain") or None,
-    )
-    target = _key_path("kv", bucket, key) + query
-    accept = ("Accept", "application/json, */*;q=0.5")
-    return Request("GET", target, (accept,), place=(bucket, key), streams=streams)
+    explain = options.get("explain") or None
+    target = _key_path("kv", bucket, key) + query_of(**_of_read(options), explain=explain)
+    return Request("GET", target, (_ACCEPT,), place=(bucket, key), streams=streams)
+
+
+def wait(bucket: str, key: str, context: ContextLike | None, wait_ms: int, options: WaitOptions) -> Request:
+    """`GET /kv/{bucket}/{key}?wait_ms=`."""
+    target = _key_path("kv", bucket, key) + query_of(**_of_read(options))
+    text = _context_text(context)
+    seen = () if text is None else (("Quorate-Context", text),)
+    waits = _wait_ms(wait_ms)
+    return Request("GET", target, (_ACCEPT, *seen), place=(bucket, key), wait_ms=waits)
+
+
+def feed(bucket: str, start: str, prefix: str, limit: int | None, wait_ms: int | None) -> Request:
+    """`GET /feed/{bucket}`."""
+    if not isinstance(start, str) or not start:
+        raise InvalidArgument("start: must be 'now', 'oldest' or a cursor")
+    target = f"/feed/{_segment('bucket', bucket)}"
+    target += query_of(prefix=prefix or None, cursor=start, limit=limit)
+    return Request("GET", target, wait_ms=None if wait_ms is None else _wait_ms(wait_ms))
+
+
+def _of_read(options: WaitOptions) -> dict[str, Any]:
+    return {name: options.get(name) for name in ("r", "n", "sloppy", "timeout_ms")}
+
+
+def _wait_ms(given: int) -> int:
+    if type(given) is not int or not 0 < given <= WAIT_MS_MAX:
+        raise InvalidArgument(f"wait_ms: must be a whole number of milliseconds from 1 to {WAIT_MS_MAX}")
+    return given
 
 
 def put(

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -38,6 +39,9 @@ OPS: dict[str, set[str]] = {
     "reset_bucket": set(),
     "nodes": set(),
     "batch": {"operations", "r", "w", "n", "sloppy", "timeout_ms"},
+    "wait": {"key", "context", "context_text", "wait_ms", "r", "n", "sloppy", "timeout_ms", "meanwhile"},
+    "feed": {"from", "cursor", "prefix", "limit", "wait_ms", "meanwhile"},
+    "follow": {"from", "cursor", "prefix", "limit", "wait_ms"},
     **typed.OPS,
 }
 BATCH_OPS: dict[str, set[str]] = {
@@ -46,6 +50,8 @@ BATCH_OPS: dict[str, set[str]] = {
     "delete": {"key", "context", "if", "idempotency_key"},
     "change": {"key", "operation", "context", "idempotency_key"},
 }
+MEANWHILE_S = 0.2
+"""How long after a step the one begins that it has as `meanwhile`."""
 OPTIONS = (
     *("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta"),
     "expires_in",
@@ -120,9 +126,9 @@ class Runner:
 
     def run(self) -> None:
         for number, step in enumerate(self.case["steps"], 1):
-            args = set(step) - STEP_FIELDS
-            assert step["op"] in OPS, f"step {number}: unknown op {step['op']}"
-            assert args <= OPS[step["op"]], f"step {number}: unknown arguments {args - OPS[step['op']]}"
+            _check(f"step {number}", step, STEP_FIELDS)
+            if "meanwhile" in step:
+                _check(f"step {number}, meanwhile", step["meanwhile"], {"op", "bucket"})
             self.step(number, step)
 
     def step(self, number: int, step: dict[str, Any]) -> None:
@@ -142,14 +148,13 @@ class Runner:
         if self.proxy is not None:
             assert self.proxy.to_lose == 0, f"step {number}: {self.proxy.to_lose} answers were not lost"
         if "as" in step:
-            self.saved[step["as"]] = result.value
+            self.saved[step["as"]] = result.error or result.value
 
     def attempt(self, step: dict[str, Any]) -> Result:
         result = Result()
         started = time.monotonic()
         try:
-            operation: Callable[[dict[str, Any]], Any] = getattr(self, "do_" + step["op"])
-            result.value = operation(step)
+            result.value = self.perform(step)
         except quorate.QuorateError as error:
             result.error = error
         result.took_ms = (time.monotonic() - started) * 1000
@@ -158,20 +163,41 @@ class Runner:
             result.looks = self.stub.looks
         return result
 
+    def perform(self, step: dict[str, Any]) -> Any:
+        operation: Callable[[dict[str, Any]], Any] = getattr(self, "do_" + step["op"])
+        if "meanwhile" not in step:
+            return operation(step)
+        with ThreadPoolExecutor(1) as threads:
+            other = threads.submit(self.later, step["meanwhile"])
+            value = operation(step)
+            other.result(timeout=30)  # it must succeed
+        return value
+
+    def later(self, step: dict[str, Any]) -> Any:
+        time.sleep(MEANWHILE_S)
+        return self.perform(step)
+
+    def seen(self, name: str) -> Any:
+        """Return what came of an earlier step, or the change `PAGE.KEY` of an earlier page."""
+        page, dot, key = name.partition(".")
+        if not dot:
+            return self.saved[name]
+        return next(change for change in self.saved[page] if change.key == key)
+
     def bucket_of(self, step: dict[str, Any]) -> str:
         return str(step.get("bucket", self.bucket))
 
     def options(self, step: dict[str, Any]) -> dict[str, Any]:
         options = {name: step[name] for name in OPTIONS if name in step}
         if "context" in step:
-            options["context"] = self.saved[step["context"]]
+            options["context"] = self.seen(step["context"])
         if "context_text" in step:
             options["context"] = step["context_text"]
         condition = step.get("if")
         if condition in ("absent", "present"):
             options[f"if_{condition}"] = True
         elif condition is not None:
-            options["if_match"] = self.saved[condition]
+            options["if_match"] = self.seen(condition)
         return options
 
     def do_get(self, step: dict[str, Any]) -> Any:
@@ -196,7 +222,7 @@ class Runner:
         return self.call(lambda: self.client.delete(self.bucket_of(step), step["key"], **self.options(step)))
 
     def do_resolve(self, step: dict[str, Any]) -> Any:
-        siblings, options = self.saved[step["siblings"]], self.options(step)
+        siblings, options = self.seen(step["siblings"]), self.options(step)
         if "keep" in step:
             wanted = value_bytes(step["keep"])
             kept = next(sibling for sibling in siblings if sibling.value == wanted)
@@ -281,6 +307,30 @@ class Runner:
             return quorate.BatchDelete(*place, **options)
         return quorate.BatchChange(*place, each["operation"], **options)
 
+    def do_wait(self, step: dict[str, Any]) -> Any:
+        bucket, options = self.bucket_of(step), self.options(step)
+        return self.call(lambda: self.client.wait(bucket, step["key"], wait_ms=step["wait_ms"], **options))
+
+    def do_feed(self, step: dict[str, Any]) -> Any:
+        return self.call(lambda: self.client.feed_page(self.bucket_of(step), **self.subscription(step)))
+
+    def do_follow(self, step: dict[str, Any]) -> Any:
+        pages = self.client.feed(self.bucket_of(step), **self.subscription(step))
+        if hasattr(pages, "__aiter__"):
+            return self.call(lambda: _followed_async(pages))
+        followed = Followed()
+        next(page for page in pages if followed.is_end(page))
+        return followed.page
+
+    def subscription(self, step: dict[str, Any]) -> dict[str, Any]:
+        names = ("prefix", "limit", "wait_ms")
+        options: dict[str, Any] = {name: step[name] for name in names if name in step}
+        if "cursor" in step:
+            assert "from" not in step, "a feed begins at one place"
+            return {**options, "start": self.saved[step["cursor"]].cursor}
+        assert step["from"] in {"now", "oldest"}, f"unknown start {step['from']}"
+        return {**options, "start": step["from"]}
+
     def do_nodes(self, _step: dict[str, Any]) -> Any:
         return self.call(self.client.nodes)
 
@@ -290,6 +340,35 @@ async def _read_async(opened: Any) -> Any:
         if isinstance(read, quorate.AsyncValueStream):
             return Streamed(read.head, await read.read())
         return read
+
+
+class Followed:
+    """The pages of a feed, put together."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, Any] = {}
+        self.page: quorate.FeedPage[Any] | None = None
+
+    def is_end(self, page: quorate.FeedPage[Any]) -> bool:
+        self.changes |= {change.key: change for change in page}
+        self.page = quorate.FeedPage(tuple(self.changes.values()), page.cursor, page.complete)
+        return page.complete and len(page) == 0
+
+
+async def _followed_async(pages: Any) -> Any:
+    followed = Followed()
+    async for page in pages:
+        if followed.is_end(page):
+            break
+    await pages.aclose()
+    return followed.page
+
+
+def _check(what: str, step: dict[str, Any], fields: set[str]) -> None:
+    """Fail on an operation or an argument that this runner does not know."""
+    assert step["op"] in OPS, f"{what}: unknown op {step['op']}"
+    args = set(step) - fields
+    assert args <= OPS[step["op"]], f"{what}: unknown arguments {args - OPS[step['op']]}"
 
 
 async def _collect(keys: Any) -> list[str]:
@@ -303,6 +382,8 @@ def kind_of(value: Any) -> str:
         return "siblings"
     if isinstance(value, (quorate.Value, Streamed)):
         return "value"
+    if isinstance(value, quorate.LargeValue):
+        return "large"
     if isinstance(value, (quorate.Typed, quorate.Applied)):
         return "typed" if isinstance(value, quorate.Typed) else "applied"
     return "written" if isinstance(value, quorate.Written) else type(value).__name__
@@ -322,7 +403,9 @@ ACTUAL: dict[str, Callable[[Result], Any]] = {
     "expired": lambda result: getattr(result.value, "expired", None),
     "has_context": lambda result: result.value.context is not None,
     "siblings": lambda result: result.value.siblings,
-    "keys": lambda result: list(result.value.keys),
+    "keys": lambda result: keys_of(result.value),
+    "unchanged": lambda result: result.value is None,
+    "bytes": lambda result: result.value.size,
     "complete": lambda result: result.value.complete,
     "has_cursor": lambda result: result.value.cursor is not None,
     "typed_value": lambda result: typed.shown(result.value),
@@ -331,6 +414,7 @@ ACTUAL: dict[str, Callable[[Result], Any]] = {
 }
 OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
     "error": error_class,
+    "resync": lambda error: getattr(error, "resync", None),
     "problem": lambda error: error.problem,
     "status": lambda error: error.status,
     "parameter": lambda error: error.parameter,
@@ -340,6 +424,12 @@ OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
         None if error.retry_after_s is None else round(error.retry_after_s * 1000)
     ),
 }
+
+
+def keys_of(page: Any) -> list[str]:
+    if isinstance(page, quorate.FeedPage):
+        return sorted(change.key for change in page)
+    return list(page.keys)
 
 
 def rfc3339(at: datetime) -> str:
@@ -367,6 +457,10 @@ def mismatches(expect: dict[str, Any], result: Result) -> list[str]:
 
 def _compared(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
     """Return what is there and what should be, in the same form."""
+    if name == "cursor":
+        return getattr(result.error or result.value, "cursor", None), wanted
+    if name == "keys" and isinstance(result.value, quorate.FeedPage):
+        wanted = sorted(wanted)
     if name in OF_ERRORS:
         assert result.error is not None, f"{name} is expected of an error"
         return OF_ERRORS[name](result.error), wanted
@@ -394,6 +488,8 @@ def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
         "looks_max": lambda: (min(result.looks, wanted), result.looks),
         "expires_in_s_min": lambda: (left_s is not None and left_s >= wanted, True),
         "expires_in_s_max": lambda: (left_s is not None and left_s <= wanted, True),
+        "changes_max": lambda: (min(len(result.value), wanted), len(result.value)),
+        "changes": lambda: (_of_changes(result.value, wanted), {key: [] for key in wanted}),
         "results": lambda: (_of_each(result.value, wanted), [[]] * len(wanted)),
         "properties": lambda: ({key: getattr(result.value, key) for key in wanted}, wanted),
         "one_idempotency_key": lambda: (_has_one_key(result.sent), wanted),
@@ -413,6 +509,18 @@ def _of_each(results: list[Any], wanted: list[dict[str, Any]]) -> list[list[str]
         for each in results
     ]
     return [mismatches(*pair) for pair in zip(wanted, shown, strict=True)]
+
+
+def _of_changes(page: Any, wanted: dict[str, Any]) -> dict[str, list[str]]:
+    """Return what is not as expected, of each change on a page."""
+    keys = [change.key for change in page]
+    assert len(keys) == len(set(keys)), f"a key is twice on a page: {keys}"
+    return {
+        change.key: mismatches(wanted[change.key], Result(value=change))
+        if change.key in wanted
+        else ["is not expected"]
+        for change in page
+    }
 
 
 def _has_one_key(sent: list[Sent]) -> bool:

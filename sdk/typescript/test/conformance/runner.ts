@@ -38,6 +38,9 @@ const OPS: Record<string, readonly string[]> = {
   reset_bucket: [],
   nodes: [],
   batch: ["operations", "r", "w", "n", "sloppy", "timeout_ms"],
+  wait: ["key", "context", "context_text", "wait_ms", "r", "n", "sloppy", "timeout_ms", "meanwhile"],
+  feed: ["from", "cursor", "prefix", "limit", "wait_ms", "meanwhile"],
+  follow: ["from", "cursor", "prefix", "limit", "wait_ms"],
   ...typed.OPS,
 };
 const BATCH_OPS: Record<string, readonly string[]> = {
@@ -46,6 +49,9 @@ const BATCH_OPS: Record<string, readonly string[]> = {
   delete: ["context", "if", "idempotency_key"],
   change: ["operation", "context", "idempotency_key"],
 };
+
+/** How long after a step the one begins that it has as `meanwhile`. */
+const MEANWHILE_MS = 200;
 
 /** What came of a step. */
 interface Result {
@@ -93,9 +99,9 @@ class Runner {
   }
 
   async step(number: number, step: Step): Promise<void> {
-    const known = OPS[step.op];
-    if (known === undefined) throw new Error(`step ${number}: unknown op ${step.op}`);
-    refuseUnknown(`step ${number}`, Object.keys(step), [...STEP_FIELDS, ...known]);
+    check(`step ${number}`, step, STEP_FIELDS);
+    const meanwhile = step["meanwhile"] as Step | undefined;
+    if (meanwhile !== undefined) check(`step ${number}, meanwhile`, meanwhile, ["op", "bucket"]);
     const deadline = performance.now() + Number(step["within_ms"] ?? 0);
     const expected = (step["expect_one_of"] as Json[] | undefined) ?? [
       (step["expect"] as Json | undefined) ?? {},
@@ -106,7 +112,7 @@ class Runner {
       const problems = expected.map((expect) => mismatches(expect, result));
       if (problems.some((each) => each.length === 0)) break;
       if (performance.now() >= deadline) {
-        const shown = result.error ?? JSON.stringify(result.value)?.slice(0, 400);
+        const shown = result.error ?? shortened(result.value);
         throw new Error(`step ${number} (${step.op}): ${JSON.stringify(problems)}; got ${shown}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 50));
@@ -114,14 +120,14 @@ class Runner {
     }
     if (this.proxy !== undefined && this.proxy.toLose > 0)
       throw new Error(`step ${number}: answers were not lost`);
-    if (step["as"] !== undefined) this.#saved.set(String(step["as"]), result.value);
+    if (step["as"] !== undefined) this.#saved.set(String(step["as"]), result.error ?? result.value);
   }
 
   private async attempt(step: Step): Promise<Result> {
     const result: Result = { value: undefined, error: undefined, tookMs: 0, sent: [], looks: 0 };
     const started = performance.now();
     try {
-      result.value = await this.perform(step);
+      [result.value] = await Promise.all([this.perform(step), this.meanwhile(step)]);
     } catch (error) {
       if (!(error instanceof quorate.QuorateError)) throw error;
       result.error = error;
@@ -130,6 +136,13 @@ class Runner {
     result.sent = this.stub?.take() ?? [];
     result.looks = this.stub?.looks ?? 0;
     return result;
+  }
+
+  /** Carries out the step that another has as `meanwhile`, once that has begun. */
+  private async meanwhile(step: Step): Promise<void> {
+    if (step["meanwhile"] === undefined) return;
+    await new Promise((resolve) => setTimeout(resolve, MEANWHILE_MS));
+    await this.perform(step["meanwhile"] as Step);
   }
 
   private perform(step: Step): Promise<unknown> {
@@ -166,6 +179,12 @@ class Runner {
         return this.client.nodes();
       case "batch":
         return this.batch(step["operations"] as Step[], options);
+      case "wait":
+        return this.client.wait(bucket, key, { ...waitOptions(options), waitMs: Number(step["wait_ms"]) });
+      case "feed":
+        return this.client.feedPage(bucket, this.subscription(step));
+      case "follow":
+        return this.follow(bucket, this.subscription(step));
       case "typed_get":
       case "change":
       case "typed_delete":
@@ -178,8 +197,7 @@ class Runner {
   private options(step: Step): Options {
     const condition = step["if"];
     const isName = condition !== undefined && condition !== "absent" && condition !== "present";
-    const context =
-      step["context"] === undefined ? step["context_text"] : this.saved(String(step["context"]));
+    const context = step["context"] === undefined ? step["context_text"] : this.seen(String(step["context"]));
     const options: Record<string, unknown> = {
       r: step["r"],
       w: step["w"],
@@ -194,7 +212,7 @@ class Runner {
       expiresIn: step["expires_in"],
       ifAbsent: condition === "absent" ? true : undefined,
       ifPresent: condition === "present" ? true : undefined,
-      ifMatch: isName ? this.saved(String(condition)) : undefined,
+      ifMatch: isName ? this.seen(String(condition)) : undefined,
     };
     return options;
   }
@@ -202,6 +220,37 @@ class Runner {
   private saved(name: string): any {
     if (!this.#saved.has(name)) throw new Error(`no step is named ${name}`);
     return this.#saved.get(name);
+  }
+
+  /** What came of an earlier step, or the change `PAGE.KEY` of an earlier page. */
+  private seen(name: string): any {
+    const dot = name.indexOf(".");
+    if (dot < 0) return this.saved(name);
+    const page = this.saved(name.slice(0, dot)) as quorate.FeedPage;
+    const change = page.changes.find(({ key }) => key === name.slice(dot + 1));
+    if (change === undefined) throw new Error(`there is no change ${name}`);
+    return change;
+  }
+
+  private subscription(step: Step): quorate.FeedPageOptions {
+    const { from, cursor, prefix, limit, wait_ms } = step as Record<string, any>;
+    if ((from === undefined) === (cursor === undefined)) throw new Error("a feed begins at one place");
+    if (cursor === undefined && from !== "now" && from !== "oldest") throw new Error(`unknown start ${from}`);
+    const start = cursor === undefined ? from : this.saved(cursor).cursor;
+    return { start, prefix, limit, waitMs: wait_ms };
+  }
+
+  /** The pages of a feed up to the first that is complete and has no changes, put together. */
+  private async follow(
+    bucket: string,
+    options: quorate.FeedPageOptions,
+  ): Promise<quorate.FeedPage | undefined> {
+    const changes = new Map<string, quorate.FeedChange>();
+    for await (const page of this.client.feed(bucket, options)) {
+      for (const change of page.changes) changes.set(change.key, change);
+      if (page.complete && page.changes.length === 0) return { ...page, changes: [...changes.values()] };
+    }
+    return undefined;
   }
 
   private async open(bucket: string, key: string, options: quorate.GetOptions): Promise<unknown> {
@@ -245,7 +294,7 @@ class Runner {
   }
 
   private resolve(step: Step, options: quorate.KeepOptions): Promise<unknown> {
-    const siblings = this.saved(String(step["siblings"])) as quorate.Siblings;
+    const siblings = this.seen(String(step["siblings"])) as quorate.Siblings;
     if (step["keep"] === undefined) {
       return siblings.resolve((all) => liveTexts(all).join(String(step["join"])), options);
     }
@@ -265,8 +314,20 @@ class Runner {
 }
 
 /** Properties of a bucket under the names that they have in this client. */
-function ownNames({ expires_in_s: expiresInS, ...others }: Json): Json {
-  return expiresInS === undefined ? others : { ...others, expiresInS };
+function ownNames({ expires_in_s: expiresInS, feed_retention_s: feedRetentionS, ...others }: Json): Json {
+  const given = Object.entries({ expiresInS, feedRetentionS }).filter(([, seconds]) => seconds !== undefined);
+  return { ...others, ...Object.fromEntries(given) };
+}
+
+function waitOptions({ r, n, sloppy, timeoutMs, context }: Options): quorate.WaitOptions {
+  return { r, n, sloppy, timeoutMs, context };
+}
+
+/** Fails on an operation or an argument that this runner does not know. */
+function check(what: string, step: Step, fields: readonly string[]): void {
+  const known = OPS[step.op];
+  if (known === undefined) throw new Error(`${what}: unknown op ${step.op}`);
+  refuseUnknown(what, Object.keys(step), [...fields, ...known]);
 }
 
 function sourceOf(step: Step): quorate.Source {
@@ -314,8 +375,20 @@ function mismatchesOf(expect: Json | undefined, one: unknown): string[] {
   return mismatches(expect ?? {}, { value: one, error, tookMs: 0, sent: [], looks: 0 });
 }
 
+/** What is not as expected of each change on a page. */
+function ofChanges(changes: readonly quorate.FeedChange[], wanted: Record<string, Json>): [unknown, unknown] {
+  const keys = changes.map(({ key }) => key);
+  if (new Set(keys).size !== keys.length) throw new Error(`a key is twice on a page: ${keys}`);
+  const found = changes.map((change) => {
+    const expect = wanted[change.key];
+    return [change.key, expect === undefined ? ["is not expected"] : mismatchesOf(expect, change)];
+  });
+  return [Object.fromEntries(found), Object.fromEntries(Object.keys(wanted).map((key) => [key, []]))];
+}
+
 function shortened(value: unknown): string {
-  return (JSON.stringify(value) ?? "undefined").slice(0, 200);
+  const json = JSON.stringify(value, (_, it) => (typeof it === "bigint" ? String(it) : it));
+  return (json ?? "undefined").slice(0, 400);
 }
 
 const sorted = (bytes: readonly Uint8Array[]): string[] =>
@@ -360,13 +433,28 @@ function compared(name: string, wanted: any, result: Result): [unknown, unknown]
     case "acks_min":
       return [value.acks >= wanted, true];
     case "keys":
-      return [[...value.keys], wanted];
+      return "changes" in value
+        ? [value.changes.map((it: any) => it.key).sort(), [...wanted].sort()]
+        : [[...value.keys], wanted];
+    case "changes":
+      return ofChanges(value.changes, wanted);
+    case "changes_max":
+      return [value.changes.length <= wanted, true];
+    case "cursor":
+      return [(error as quorate.CursorExpired | undefined)?.cursor ?? value?.cursor, wanted];
+    case "resync":
+      return [(error as quorate.CursorExpired | undefined)?.resync, wanted];
+    case "unchanged":
+      return [value === undefined, wanted];
+    case "bytes":
+      return [value.size, wanted];
     case "complete":
       return [value.complete, wanted];
     case "has_cursor":
       return [value.cursor !== undefined, wanted];
     case "properties": {
-      const shown = { ...value, expires_in_s: value.expiresInS ?? null };
+      const { expiresInS = null, feedRetentionS = null } = value;
+      const shown = { ...value, expires_in_s: expiresInS, feed_retention_s: feedRetentionS };
       return [Object.fromEntries(Object.keys(wanted).map((it) => [it, shown[it]])), wanted];
     }
     case "results":
