@@ -255,10 +255,10 @@ impl Changes {
     ) -> (Cursor, Promise) {
         let passed = self.passed(delivered);
         let is_whole = self.pages.iter().all(|(node, page)| passed[node] == page.entries.len());
-        let promise = match self.promise(sets) {
-            Promise::Complete if !is_whole => Promise::Partial,
-            promise => promise,
-        };
+        let mut promise = self.promise(sets);
+        if promise == Promise::Complete && !is_whole {
+            promise = Promise::Partial;
+        }
         let reached = self.reached(&passed, sets);
         let furthest = self.pages.values().map(|page| page.upto).max().unwrap_or_default();
         for (node, page) in &self.pages {

@@ -7,7 +7,7 @@ use quorate_protocol::context::ContextKeys;
 use quorate_protocol::layout::Layout;
 use quorate_protocol::message::Formation;
 use quorate_protocol::mutation::{Mutation, mutated};
-use quorate_protocol::placement::Epoch;
+use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::record::{ClusterRecord, DiskId, RecordMember};
 use quorate_protocol::synod::Ballots;
@@ -103,10 +103,7 @@ impl Node {
         let formation = recorded_formation(&store, (layout, header.default_n), is_decided)?;
         let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
         let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
-        let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
-        buckets.keep_feeds(&store, host.clock.now())?; // those of rows that were set aside are gone
-        // In case that the record was stored, and no more.
-        filled.begin(&store, (config.node, &placement), buckets.ns())?;
+        let buckets = load_buckets((&config, &host), &store, &filled, &placement)?;
         let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
         Ok(Arc::new(Self {
             auth: Tokens::load(&store, config.auth.stale_ms)?,
@@ -160,6 +157,20 @@ impl Node {
             following: Mutex::new(()),
         }))
     }
+}
+
+/// The buckets, for which the store is prepared.
+fn load_buckets(
+    (config, host): (&Config, &Host),
+    store: &Store,
+    filled: &FillState,
+    placement: &Arc<Placement>,
+) -> Result<Buckets, StartError> {
+    let buckets = Buckets::load(store, config.defaults.properties(), placement.clone())?;
+    buckets.keep_feeds(store, host.clock.now())?; // those of rows that were set aside are gone
+    // In case that the record was stored, and no more.
+    filled.begin(store, (config.node, placement), buckets.ns())?;
+    Ok(buckets)
 }
 
 /// The cluster's secrets, and what proves them to peers.
