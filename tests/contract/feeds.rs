@@ -200,7 +200,7 @@ fn what_is_wrong_with_a_request_is_named() {
         node.get(&format!("/feed/b?{bad}")).assert_problem(400, "bad_parameter");
     }
     node.get(&format!("/feed/c?cursor={cursor}")).assert_problem(400, "bad_parameter");
-    node.get("/feed/").assert_problem(400, "bad_path");
+    node.get("/feed/b%2Fc").assert_problem(400, "bad_path");
     let waits = Request::get("/feed/b?wait_ms=9").header("Accept", "text/event-stream");
     node.send(&waits).assert_problem(400, "bad_parameter");
     for bad in ["59", "2592001", "\"1h\"", "-1"] {

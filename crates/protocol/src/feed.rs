@@ -9,8 +9,9 @@
 //! A write that W home replicas have acknowledged is in W logs of its partition. A page that got to the end
 //! of N − W + 1 of them therefore delivers every write that was acknowledged before the page began: it is
 //! *complete*. A home replica counts for that if it answered, has received the partition, and its log is
-//! whole for the cursor: what was trimmed before the cursor got there has come from others. Where W or more logs of a partition are not, no page will ever be complete: the
-//! cursor has expired. So has one that was not complete for longer than the logs are kept.
+//! whole for the cursor: what was trimmed before the cursor got there has come from others. Where W or more
+//! logs of a partition are not, no page will ever be complete: the cursor has expired. So has one that was
+//! not complete for longer than the logs are kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -76,7 +77,7 @@ impl Place {
 pub struct Page {
     /// Which log.
     pub log: u64,
-    /// The keys that changed, each once, at the number of its first entry and with when that was logged and the
+    /// The keys that changed, each once, at the number of its first entry, with when that was logged and the
     /// version of its last one; none is after `upto`.
     pub entries: Vec<(u64, WallTime, Key, Version)>,
     /// The number up to which the page has everything that was asked for.

@@ -91,8 +91,6 @@ mutations! {
     ExpiredShown, "expired-shown", "a read shows what has expired until it is removed";
     // The feed.
     PositionOfAnotherHome, "position-of-another-home", "a feed takes its place in one log for that in all";
-    EntryVisibleEarly, "entry-visible-early", "a log is read past an entry that is still being written";
-    FillNotLogged, "fill-not-logged", "a filling node logs nothing of what it receives";
     StalledPartitionSkipped, "stalled-partition-skipped", "a page of a feed is complete whoever answered";
     // Nodes that come back behind.
     BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";

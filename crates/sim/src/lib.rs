@@ -10,8 +10,9 @@
 //! `quorate-oracle` defines what is checked. [`Case`] is one run, [`seeds`] are many. `setup` is what a seed
 //! decides; `machine` hosts a node (`host`: clock, threads, chance), `network` carries the bytes between
 //! them, `life` ends and holds up their tasks, and `world` has what all of them share. `cluster` is the
-//! course of a run, `client` who asks, `follower` who is told of changes, `faults` what goes wrong, and `operators` what they change meanwhile;
-//! `record` is what clients saw, `monitor` what happens on the disks, `records` which layouts nodes follow,
+//! course of a run, `client` who asks, `follower` who is told of changes, `faults` what goes wrong, and
+//! `operators` what they change meanwhile; `record` is what clients saw, `monitor` what happens on the disks,
+//! `records` which layouts nodes follow,
 //! and `judge` the end. [`histories`] are runs whose steps were written by hand.
 //!
 //! With the feature `mutations`, deliberate bugs are compiled into the node

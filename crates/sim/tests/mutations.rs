@@ -100,8 +100,6 @@ mutations_are_found! {
         lifetime_restarts: LifetimeRestarts about Some(Focus::Expiry), from 1,
         expired_shown: ExpiredShown about Some(Focus::Expiry), from 1,
         position_of_another_home: PositionOfAnotherHome about Some(Focus::Feeds), from 1,
-        entry_visible_early: EntryVisibleEarly about Some(Focus::Feeds), from 1,
-        fill_not_logged: FillNotLogged about Some(Focus::Feeds), from 1,
         stalled_partition_skipped: StalledPartitionSkipped about Some(Focus::Feeds), from 1,
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links), from 1,
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links), from 1,

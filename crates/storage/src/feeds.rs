@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use quorate_protocol::feed::{Page, Position};
-use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Version;
 use quorate_protocol::time::WallTime;
@@ -155,8 +154,8 @@ impl Feeds {
     fn visible(&self) -> u64 {
         let numbers = self.numbers();
         match numbers.in_flight.first() {
-            Some(first) if !mutated(Mutation::EntryVisibleEarly) => first - 1,
-            Some(_) | None => numbers.last,
+            Some(first) => first - 1,
+            None => numbers.last,
         }
     }
 
@@ -173,9 +172,7 @@ impl Feeds {
             News::Change(now) => now,
             News::Received(now) => {
                 let kept_since = now.0.saturating_sub(log.retention_ms());
-                if update.row.object.stamp_max().wall_time().0 < kept_since
-                    || mutated(Mutation::FillNotLogged)
-                {
+                if update.row.object.stamp_max().wall_time().0 < kept_since {
                     return Ok(None);
                 }
                 now

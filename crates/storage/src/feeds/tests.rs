@@ -169,6 +169,26 @@ fn what_is_too_old_or_too_much_is_trimmed_and_said_to_be() {
 }
 
 #[test]
+fn an_entry_is_read_once_all_before_it_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Durability::Buffered);
+    keep(&store, &["b"], NOW);
+    let begun = end_of(&page(&store, Position::END));
+    let key = key("slow");
+    let mut update = store.update(HOME, &key, HOME.row_key(&key), None).unwrap();
+    update.news = News::Change(NOW);
+    let mut batch = store.engine.batch();
+    let slow = store.feeds.stage(&mut batch, &update, Version([1; 16])).unwrap();
+    mint(&store, HOME, "fast", b"v");
+    let between = page(&store, begun);
+    assert_eq!((names(&between), end_of(&between)), (vec![], begun), "not before the slow one");
+    assert_eq!(store.feed_end("b"), begun.after);
+    store.engine.write(batch, Blocking::Allowed).unwrap();
+    slow.unwrap().keep();
+    assert_eq!(names(&page(&store, begun)), ["slow", "fast"]);
+}
+
+#[test]
 fn a_reader_beside_writers_misses_no_entry() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), Durability::Buffered);
@@ -200,4 +220,5 @@ crate::testing::also_on_simulated_disks! {
     a_log_that_begins_in_an_empty_store_misses_nothing,
     a_filling_node_logs_what_was_written_while_changes_are_kept,
     what_is_too_old_or_too_much_is_trimmed_and_said_to_be,
+    an_entry_is_read_once_all_before_it_are_written,
 }
