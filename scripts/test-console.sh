@@ -14,8 +14,8 @@ Usage: scripts/test-console.sh [--pictures] [--keep] [NAME…]
 
 Starts five nodes on ports 8601… and 8701…, and one that checks tokens on 8650 and 8750, runs tests/console/
 in headless Chromium, and takes the clusters away again. Fetches two packages with npm into target/console.
-NAMEs are of test files: pages, jobs, resolve, hostile, live, keyboard, layout, login, types, expiry, logic; without
-one, all run.
+NAMEs are of test files: pages, jobs, resolve, hostile, live, keyboard, layout, login, types, expiry, feed, logic;
+without one, all run.
 
   --pictures   keep pictures of the pages in docs/screenshots
   --keep       leave the cluster running

@@ -3,7 +3,7 @@
 import { ask, explain, get, keyPath, query, Refused } from "./api.js";
 import { draw } from "./dom.js";
 import { body } from "./explorer_view.js";
-import { follow } from "./follow.js";
+import { follow as followBucket } from "./follow.js";
 import { number } from "./promise.js";
 import { typedKey } from "./typed.js";
 
@@ -97,7 +97,7 @@ function actions(page, show, say) {
       page.unfollow = null;
       page.feed = hasFeed ? { changes: [], failed: null } : null;
       if (!hasFeed) return;
-      page.unfollow = follow(page.bucket, page.feed, () => {
+      page.unfollow = followBucket(page.bucket, page.feed, () => {
         show();
         if (!page.listing) act.list(false);
       });

@@ -69,7 +69,6 @@ mutations_are_found! {
         bare_sibling: BareSibling,
         actor_survives_hint_drop: ActorSurvivesHintDrop,
         unseen_context: UnseenContext,
-        context_of_own_row: ContextOfOwnRow,
         merge_keeps_covered: MergeKeepsCovered,
         write_id_forgotten: WriteIdForgotten,
         overtaken_ignored: OvertakenIgnored,
@@ -89,6 +88,7 @@ mutations_are_found! {
     }
     rarely {
         actor_survives_crash: ActorSurvivesCrash about None, from 1,
+        context_of_own_row: ContextOfOwnRow about Some(Focus::Requests), from 1,
         reversal_forgotten: ReversalForgotten about Some(Focus::Counts), from 1,
         increment_retried: IncrementRetried about Some(Focus::Types), from 1,
         counter_entry_added: CounterEntryAdded about Some(Focus::Types), from 1,
@@ -110,7 +110,7 @@ mutations_are_found! {
         joint_write_new_only: JointWriteNewOnly about Some(Focus::Layouts), from 1,
         joint_read_new_only: JointReadNewOnly about Some(Focus::Layouts), from 1,
         new_home_ready_at_once: NewHomeReadyAtOnce about Some(Focus::Layouts), from 1,
-        leaving_keeps_hints: LeavingKeepsHints about None, from 1,
+        leaving_keeps_hints: LeavingKeepsHints about Some(Focus::Layouts), from 1,
         reap_without_joiner: ReapWithoutJoiner about Some(Focus::Layouts), from 1,
         hint_not_counted: HintNotCounted about Some(Focus::Copies), from 1,
     }
