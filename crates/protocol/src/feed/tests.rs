@@ -1,3 +1,5 @@
+//! The machine of feeds against a model of replicas that fail, are trimmed and replaced.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::collection::vec;

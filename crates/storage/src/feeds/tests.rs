@@ -1,3 +1,5 @@
+//! The logs of feeds: what is read of them, across starts, crashes and trims.
+
 use std::thread;
 
 use quorate_protocol::clock::Clock;
