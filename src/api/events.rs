@@ -159,7 +159,7 @@ async fn answer(gate: &Gate, route: &'static Route) -> Option<Bytes> {
 }
 
 /// Adds one event.
-fn add(text: &mut String, name: &str, json: &str) {
+pub(super) fn add(text: &mut String, name: &str, json: &str) {
     for part in ["event: ", name, "\ndata: ", json.trim_end(), "\n\n"] {
         text.push_str(part);
     }

@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 use quorate_protocol::access::Action;
 use quorate_protocol::context::ContextError;
 use quorate_protocol::feed::{Cursor, Promise};
-use quorate_protocol::name::Key;
+use quorate_protocol::name::{Bucket, Key};
 use quorate_protocol::object::Object;
 use quorate_protocol::quorum::Count;
-use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::terms::QuorumOptions;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -26,10 +26,11 @@ use super::query::Params;
 use super::represent::{self, Representation};
 use super::route::Answer;
 use super::{batch, events, kv, permit_body, types, wait};
-use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::{Node, Unavailable};
-use quorate_engine::ops::feed::{self, Feed, From, LIMIT_MAX, Question, Read};
-use quorate_engine::ops::feed_watch::{SUBSCRIBERS_MAX, Subscriber};
+use quorate_engine::ops::feed::{self, Feed, From, Question, Read};
+use quorate_engine::ops::feed_watch::SUBSCRIBERS_MAX;
+use quorate_engine::ops::keys::LIMIT_MAX;
+use quorate_engine::ops::watchers::Watch;
 
 /// Default page size.
 const LIMIT_DEFAULT: u16 = 100;
@@ -66,11 +67,8 @@ struct Subscription {
 pub(super) async fn read(gate: Gate, request: Request) -> Answer {
     let (parts, _) = request.into_parts();
     let subscription = Subscription::parse(gate, &parts.uri, &parts.headers)?;
-    match parts
-        .headers
-        .get(ACCEPT)
-        .is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"))
-    {
+    let accept = parts.headers.get(ACCEPT);
+    match accept.is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream")) {
         true => subscription.stream().await,
         false => subscription.page().await,
     }
@@ -175,7 +173,7 @@ impl Subscription {
             .fact("resync", format!("/keys/{bucket}"))
     }
 
-    fn subscribe(&self) -> Result<Subscriber, Problem> {
+    fn subscribe(&self) -> Result<Watch<Bucket>, Problem> {
         let node = self.node();
         if node.is_draining() {
             return Err(Unavailable::Stopping.into());
@@ -210,7 +208,7 @@ impl Subscription {
     async fn follow(
         &mut self,
         sender: &Sender<Bytes>,
-        subscriber: &Subscriber,
+        subscriber: &Watch<Bucket>,
     ) -> Result<(), Gone> {
         let node = self.node().clone();
         let mut sent_at = Instant::now();
@@ -231,7 +229,8 @@ impl Subscription {
                 }
                 Err(problem) if problem.status().is_server_error() => false, // it may pass
                 Err(problem) => {
-                    let last = format!("event: problem\ndata: {}\n\n", problem.body().trim_end());
+                    let mut last = String::new();
+                    events::add(&mut last, "problem", &problem.body());
                     return send(sender, last).await;
                 }
             };
@@ -253,11 +252,12 @@ impl Subscription {
     fn events(&self, feed: &Feed<Value>) -> String {
         let mut text = String::new();
         for change in &feed.changes {
-            text.push_str(&format!("event: change\ndata: {change}\n\n"));
+            events::add(&mut text, "change", &change.to_string());
         }
         let complete = feed.promise == Promise::Complete;
-        let cursor = self.text_of(&feed.cursor);
-        text.push_str(&format!("event: page\nid: {cursor}\ndata: {{\"complete\":{complete}}}\n\n"));
+        // A field of the event that follows.
+        text.push_str(&format!("id: {}\n", self.text_of(&feed.cursor)));
+        events::add(&mut text, "page", &json!({"complete": complete}).to_string());
         text
     }
 }
@@ -278,13 +278,12 @@ async fn read_key(node: &Arc<Node>, pass: &Pass, key: Key, r: u16) -> Option<Rea
     let view = node.view();
     // Only home replicas: what W of them have acknowledged is seen.
     let asked = QuorumOptions { n: None, needed: Some(Count::Exactly(r)), sloppy: Some(false) };
-    let terms: Terms = view.read_terms(&key, &asked).ok()?;
+    let terms = view.read_terms(&key, &asked).ok()?;
     let conflicts = terms.conflicts;
-    let read: (ClusterView, Terms) = (view, terms);
-    let (object, _pass) = kv::read(node, &key, read, pass).await.ok()?;
-    let is_typed = conflicts.data_type().is_some();
+    let (object, _pass) = kv::read(node, &key, (view, terms), pass).await.ok()?;
+    let data_type = conflicts.data_type();
     let has_values = object.value_bytes() <= VALUE_BYTES_MAX;
-    let response = match conflicts.data_type() {
+    let response = match data_type {
         Some(_) if object.is_absent() || object.is_deleted() => deleted(node, &key, &object),
         Some(data_type) => types::shown(&node.contexts, &key, &object, data_type),
         None => {
@@ -302,8 +301,8 @@ async fn read_key(node: &Arc<Node>, pass: &Pass, key: Key, r: u16) -> Option<Rea
             look.at(&object).unwrap_or_else(IntoResponse::into_response)
         }
     };
-    let (change, bytes) =
-        change((&key, is_typed), response, (!has_values).then(|| object.value_bytes())).await;
+    let left_out = (!has_values).then(|| object.value_bytes());
+    let (change, bytes) = change((&key, data_type.is_some()), response, left_out).await;
     Some(Read { shown: change, version: object.version(), bytes: bytes + AROUND_A_VALUE_BYTES })
 }
 
@@ -321,10 +320,7 @@ async fn change(
     response: Response,
     left_out: Option<usize>,
 ) -> (Value, usize) {
-    let response = match left_out {
-        Some(_) => response.map(|_| Body::empty()),
-        None => response,
-    };
+    let response = if left_out.is_some() { response.map(|_| Body::empty()) } else { response };
     let (result, bytes) = batch::result_of(response, |_| true).await;
     let mut change = Map::from_iter([("key".to_owned(), json!(key.key()))]);
     let Value::Object(mut result) = result else { return (Value::Object(change), bytes) };

@@ -43,6 +43,30 @@ pub(crate) struct Call<'a> {
     pub(crate) attempt_max: Duration,
 }
 
+impl<'a> Call<'a> {
+    /// A question about many keys, which any node answers.
+    pub(crate) fn of_many(
+        path: String,
+        query: &'a (dyn Fn(Option<Duration>) -> String + Send + Sync),
+        (timeout, attempt_max): (Duration, Duration),
+    ) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            query,
+            headers: HeaderMap::new(),
+            body: Source::EMPTY,
+            target: Target::Place(Place::Any),
+            writes: false,
+            repeatable: true,
+            accepts: &[],
+            reads_body: true,
+            deadline: Deadline::new(timeout),
+            attempt_max,
+        }
+    }
+}
+
 /// Which node a request is for.
 #[derive(Clone, Debug)]
 pub(crate) enum Target<'a> {

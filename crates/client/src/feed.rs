@@ -6,20 +6,16 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream;
-use reqwest::Method;
-use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 pub use self::change::{FeedChange, KeyState, LeftOut};
 use crate::answer::{Answer, Answered};
-use crate::body::Source;
 use crate::bucket::Bucket;
-use crate::call::{Call, Target};
+use crate::call::Call;
 use crate::error::Error;
-use crate::nodes::Place;
 use crate::path::{self, escaped};
-use crate::retry::{Deadline, TIME_MAX};
+use crate::retry::TIME_MAX;
 use crate::waiting::{WAIT_DEFAULT, Waiting};
 
 /// Cursors that stand for a place instead of naming it.
@@ -202,20 +198,8 @@ impl Feed {
             (Some(wait_ms), _) => format!("{asked}&wait_ms={wait_ms}"),
             (None, _) => asked.clone(),
         };
-        let call = Call {
-            method: Method::GET,
-            path,
-            query: &query,
-            headers: HeaderMap::new(),
-            body: Source::EMPTY,
-            target: Target::Place(Place::Any),
-            writes: false,
-            repeatable: true,
-            accepts: &[],
-            reads_body: true,
-            deadline: Deadline::new(settings.timeout.saturating_add(wait).min(TIME_MAX)),
-            attempt_max: waiting.attempt_max(),
-        };
+        let timeout = settings.timeout.saturating_add(wait).min(TIME_MAX);
+        let call = Call::of_many(path, &query, (timeout, waiting.attempt_max()));
         self.bucket.client.inner.call(call).await
     }
 }

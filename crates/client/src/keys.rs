@@ -2,18 +2,13 @@
 
 use futures_util::Stream;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use reqwest::Method;
-use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Answer;
-use crate::body::Source;
 use crate::bucket::Bucket;
-use crate::call::{Call, Target};
+use crate::call::Call;
 use crate::error::Error;
-use crate::nodes::Place;
 use crate::path::{self, escaped};
-use crate::retry::Deadline;
 
 /// The largest page, in keys.
 const LIMIT_MAX: u16 = 1000;
@@ -83,20 +78,10 @@ impl Keys {
             query += &format!("&cursor={}", escaped(cursor));
         }
         let inner = &self.bucket.client.inner;
-        let call = Call {
-            method: Method::GET,
-            path,
-            query: &|_| query.clone(),
-            headers: HeaderMap::new(),
-            body: Source::EMPTY,
-            target: Target::Place(Place::Any),
-            writes: false,
-            repeatable: true,
-            accepts: &[],
-            reads_body: true,
-            deadline: Deadline::new(inner.settings.timeout),
-            attempt_max: inner.settings.attempt_timeout.max(LISTING_TAKES),
-        };
+        let settings = &inner.settings;
+        let times = (settings.timeout, settings.attempt_timeout.max(LISTING_TAKES));
+        let query = |_| query.clone();
+        let call = Call::of_many(path, &query, times);
         inner.call(call).await
     }
 

@@ -207,18 +207,24 @@ impl Page {
 }
 
 /// The pages of all nodes that answered, and what they make for a subscriber.
-pub struct Changes {
+pub struct Changes<'a> {
     cursor: Cursor,
     began: WallTime,
     pages: BTreeMap<NodeId, Page>,
+    sets: &'a [HomeSet<'a>],
     /// The entries in the order in which they are delivered: from each log in turn.
     order: Vec<(NodeId, usize)>,
 }
 
-impl Changes {
+impl<'a> Changes<'a> {
     /// Of a cursor and the pages that were read from its positions; each sound, and the first was asked for
-    /// at `began`.
-    pub fn new(cursor: Cursor, began: WallTime, pages: BTreeMap<NodeId, Page>) -> Self {
+    /// at `began`. The keys have these sets of home replicas, R of which is N − W + 1.
+    pub fn new(
+        cursor: Cursor,
+        began: WallTime,
+        pages: BTreeMap<NodeId, Page>,
+        sets: &'a [HomeSet<'a>],
+    ) -> Self {
         let longest = pages.values().map(|page| page.entries.len()).max().unwrap_or_default();
         let has = |page: &Page, at: usize| at < page.entries.len();
         let order = (0..longest).flat_map(|at| {
@@ -226,7 +232,7 @@ impl Changes {
             nodes.map(move |(node, _)| (*node, at))
         });
         let order = order.collect();
-        Self { cursor, began, pages, order }
+        Self { cursor, began, pages, sets, order }
     }
 
     fn entry(&self, (node, at): (NodeId, usize)) -> (&Key, Version) {
@@ -248,19 +254,22 @@ impl Changes {
     }
 
     /// The cursor once these keys have been delivered in these versions, the first of [`Changes::keys`], and
-    /// what it promises about keys with these sets of home replicas.
+    /// what it promises; `promise` is what it would if all were delivered ([`Changes::promise`]).
     pub fn deliver(
         mut self,
         delivered: &[(Key, Version)],
-        sets: &[HomeSet<'_>],
+        mut promise: Promise,
     ) -> (Cursor, Promise) {
         let passed = self.passed(delivered);
         let is_whole = self.pages.iter().all(|(node, page)| passed[node] == page.entries.len());
-        let mut promise = self.promise(sets);
         if promise == Promise::Complete && !is_whole {
             promise = Promise::Partial;
         }
-        let reached = self.reached(&passed, sets);
+        let reached = match promise {
+            Promise::Complete => self.began,
+            Promise::Partial => self.reached(&passed),
+            Promise::Expired => WallTime(0),
+        };
         let furthest = self.pages.values().map(|page| page.upto).max().unwrap_or_default();
         for (node, page) in &self.pages {
             let after = match passed[node] {
@@ -273,11 +282,7 @@ impl Changes {
                 (Position { log: page.log, after }, page.gap_for(&self.cursor, *node));
             self.cursor.places.insert(*node, Place { position, gap });
         }
-        self.cursor.complete_at = match promise {
-            Promise::Complete => self.cursor.complete_at.max(self.began),
-            Promise::Partial => self.cursor.complete_at.max(reached),
-            Promise::Expired => self.cursor.complete_at,
-        };
+        self.cursor.complete_at = self.cursor.complete_at.max(reached);
         let recent = delivered.iter().map(|(key, version)| mark_of(key, *version));
         self.cursor.recent.extend(recent);
         let surplus = self.cursor.recent.len().saturating_sub(RECENT_MAX);
@@ -299,14 +304,8 @@ impl Changes {
 
     /// The time up to which a subscriber that is behind has got: of what was acknowledged before then,
     /// everything was logged before then by enough nodes that are at least as far.
-    fn reached(&self, passed: &BTreeMap<NodeId, usize>, sets: &[HomeSet<'_>]) -> WallTime {
-        let enough = |(partition, set): (Partition, &HomeSet<'_>)| {
-            let counts = |home: &&NodeId| {
-                self.pages.get(home).is_some_and(|page| self.counts(page, **home, partition, set))
-            };
-            set.layout.homes(partition, set.n).iter().filter(counts).count() >= usize::from(set.r)
-        };
-        if !each(sets).all(enough) {
+    fn reached(&self, passed: &BTreeMap<NodeId, usize>) -> WallTime {
+        if !self.are_enough(|_| true) {
             return WallTime(0);
         }
         let times = self.pages.iter().map(|(node, page)| match passed[node] {
@@ -317,14 +316,14 @@ impl Changes {
         times.min().unwrap_or_default().min(self.began)
     }
 
-    /// What these pages promise if all of their entries are delivered. R of a set is N − W + 1.
-    pub fn promise(&self, sets: &[HomeSet<'_>]) -> Promise {
+    /// What these pages promise if all of their entries are delivered.
+    pub fn promise(&self) -> Promise {
         if mutated(Mutation::StalledPartitionSkipped) {
             return Promise::Complete;
         }
-        if each(sets).any(|(partition, set)| self.is_lost(partition, set)) {
+        if self.each().any(|(partition, set)| self.is_lost(partition, set)) {
             Promise::Expired
-        } else if each(sets).all(|(partition, set)| self.is_complete(partition, set)) {
+        } else if self.are_enough(|page| page.is_end) {
             Promise::Complete
         } else {
             Promise::Partial
@@ -341,20 +340,25 @@ impl Changes {
         !set.takes_witnesses && homes.len() - broken < usize::from(set.r)
     }
 
-    /// Whether enough logs of a partition were read to their ends.
-    fn is_complete(&self, partition: Partition, set: &HomeSet<'_>) -> bool {
-        let counts = |home: &&NodeId| {
-            let page = self.pages.get(home);
-            page.is_some_and(|page| page.is_end && self.counts(page, **home, partition, set))
-        };
-        let homes = set.layout.homes(partition, set.n);
-        homes.iter().filter(counts).count() >= usize::from(set.r)
+    /// Whether enough home replicas of every partition have a page like this, of a log that has all that the
+    /// replica has stored of the partition.
+    fn are_enough(&self, is_like_this: impl Fn(&Page) -> bool) -> bool {
+        self.each().all(|(partition, set)| {
+            let counts = |home: &&NodeId| {
+                let Some(page) = self.pages.get(home) else { return false };
+                let is_ready = set.takes_witnesses || !page.not_ready.contains(&partition);
+                is_ready && is_like_this(page) && page.is_whole_for(&self.cursor, **home)
+            };
+            set.layout.homes(partition, set.n).iter().filter(counts).count() >= usize::from(set.r)
+        })
     }
 
-    /// Whether a home replica's log has all that the replica has stored of a partition.
-    fn counts(&self, page: &Page, home: NodeId, partition: Partition, set: &HomeSet<'_>) -> bool {
-        let is_ready = set.takes_witnesses || !page.not_ready.contains(&partition);
-        is_ready && page.is_whole_for(&self.cursor, home)
+    /// Each partition with each set of home replicas.
+    fn each(&self) -> impl Iterator<Item = (Partition, &'a HomeSet<'a>)> + use<'a> {
+        let sets = self.sets;
+        let partitions = sets.first().map_or(0, |set| set.layout.partitions());
+        let partitions = (0..partitions).map(|p| Partition(p as u16));
+        partitions.flat_map(move |partition| sets.iter().map(move |set| (partition, set)))
     }
 
     /// Whether some log has more than its page.
@@ -367,13 +371,6 @@ impl Changes {
     pub fn renewed(&self) -> Cursor {
         Cursor::now(self.began, &self.pages)
     }
-}
-
-/// Each partition with each set of home replicas.
-fn each<'a>(sets: &'a [HomeSet<'a>]) -> impl Iterator<Item = (Partition, &'a HomeSet<'a>)> {
-    let partitions = sets.first().map_or(0, |set| set.layout.partitions());
-    let partitions = (0..partitions).map(|p| Partition(p as u16));
-    partitions.flat_map(move |partition| sets.iter().map(move |set| (partition, set)))
 }
 
 impl Cursor {

@@ -50,6 +50,12 @@ impl Count {
             Self::Exactly(count) => count,
         }
     }
+
+    /// How many of `n` replicas have to be asked so that one of them has each write that this many have
+    /// acknowledged: N − W + 1.
+    pub fn intersecting(self, n: u16) -> u16 {
+        n.saturating_sub(self.of(n).max(1)) + 1
+    }
 }
 
 impl Serialize for Count {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use quorate_protocol::feed::{Page, Position};
 use quorate_protocol::name::Key;
@@ -48,9 +48,11 @@ pub(crate) enum News {
 pub(crate) struct Feeds {
     /// Whether there is one: read for every change.
     has_logs: AtomicBool,
-    by_bucket: RwLock<BTreeMap<String, Arc<Log>>>,
+    by_bucket: RwLock<Logs>,
     numbers: Mutex<Numbers>,
 }
+
+type Logs = BTreeMap<String, Arc<Log>>;
 
 /// The log of a bucket.
 struct Log {
@@ -62,14 +64,11 @@ struct Log {
     last: AtomicU64,
     /// How many entries it has.
     count: AtomicU64,
-    /// The number up to which that is recorded, so that opening the store counts only what follows.
-    counted: AtomicU64,
 }
 
 #[derive(Default)]
 struct Numbers {
-    /// Which start draws them; 0 until there is a log.
-    start: u64,
+    /// The last one; 0 until there is a log.
     last: u64,
     /// Those whose batches are being written.
     in_flight: BTreeSet<u64>,
@@ -103,15 +102,12 @@ impl Feeds {
         let mut entries = engine.entries(Column::Feeds, Range::all())?;
         entries.seek(&[]);
         while let Some((key, value)) = entries.item() {
-            let (bucket, log) = decode_log(key, value)?;
-            let next = [bucket.as_bytes(), &[1]].concat(); // past its entries
+            let (bucket, mut log, counted) = decode_log(key, value)?;
+            entries.seek(&after_entries_of(bucket.as_bytes()));
+            log.count_since(engine, &bucket, counted)?;
             logs.insert(bucket, Arc::new(log));
-            entries.seek(&next);
         }
         entries.check()?;
-        for (bucket, log) in &logs {
-            log.count_since(engine, bucket)?;
-        }
         let feeds = Self {
             has_logs: AtomicBool::new(!logs.is_empty()),
             by_bucket: RwLock::new(logs),
@@ -133,8 +129,7 @@ impl Feeds {
         batch.put(Column::Meta, STARTS, start.to_le_bytes())?;
         engine.write(batch, Blocking::Allowed)?;
         engine.sync()?;
-        let mut numbers = self.numbers();
-        (numbers.start, numbers.last) = (start, start << COUNT_BITS);
+        self.numbers().last = start << COUNT_BITS;
         Ok(())
     }
 
@@ -146,8 +141,18 @@ impl Feeds {
         if !self.has_logs.load(Ordering::SeqCst) {
             return None;
         }
-        let logs = self.by_bucket.read().unwrap_or_else(PoisonError::into_inner);
-        logs.get(bucket).cloned()
+        self.logs().get(bucket).cloned()
+    }
+
+    fn logs(&self) -> RwLockReadGuard<'_, Logs> {
+        self.by_bucket.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes which logs there are.
+    fn change_logs(&self, change: impl FnOnce(&mut Logs)) {
+        let mut logs = self.by_bucket.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut logs);
+        self.has_logs.store(!logs.is_empty(), Ordering::SeqCst);
     }
 
     /// The number up to which every entry is written.
@@ -194,8 +199,7 @@ impl Feeds {
 
     /// Forgets all logs, of which nothing is stored any more.
     pub(crate) fn clear(&self) {
-        self.by_bucket.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.has_logs.store(false, Ordering::SeqCst);
+        self.change_logs(BTreeMap::clear);
     }
 }
 
@@ -213,10 +217,10 @@ impl Log {
         [self.id, number, at.0, counted, count].map(u64::to_le_bytes).concat()
     }
 
-    /// Counts the entries that are not counted yet.
-    fn count_since(&self, engine: &Engine, bucket: &str) -> Result<(), Error> {
-        let start = entry_key(bucket, self.counted.load(Ordering::SeqCst).saturating_add(1));
-        let (mut more, mut last) = (0, 0);
+    /// Counts the entries after a number, up to which they are counted.
+    fn count_since(&mut self, engine: &Engine, bucket: &str, counted: u64) -> Result<(), Error> {
+        let start = entry_key(bucket, counted.saturating_add(1));
+        let (mut more, mut last) = (0, counted);
         engine.entries(Column::Feeds, Range::from(start, &prefix_of(bucket)))?.visit(
             |key, entry| {
                 (last, ..) = decode_entry(bucket, key, entry)?;
@@ -224,8 +228,8 @@ impl Log {
                 Ok(true)
             },
         )?;
-        self.count.fetch_add(more, Ordering::SeqCst);
-        self.last.store(last.max(self.counted.load(Ordering::SeqCst)), Ordering::SeqCst);
+        *self.count.get_mut() += more;
+        *self.last.get_mut() = last;
         Ok(())
     }
 }
@@ -237,7 +241,7 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; some may have been begun or dropped.
     pub fn keep_feeds(&self, wanted: &BTreeMap<String, u32>, now: WallTime) -> Result<(), Error> {
-        let logs = self.feeds.by_bucket.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let logs = self.feeds.logs().clone();
         for (bucket, _) in logs.iter().filter(|(bucket, _)| !wanted.contains_key(*bucket)) {
             self.drop_feed(bucket)?;
         }
@@ -252,7 +256,7 @@ impl Store {
 
     /// Begins a log. What was written before is missing in it, unless there is nothing.
     fn begin_feed(&self, bucket: &str, retention_s: u32, now: WallTime) -> Result<(), Error> {
-        if self.feeds.numbers().start == 0 {
+        if self.feeds.numbers().last == 0 {
             self.feeds.begin(&self.engine)?;
         }
         let mut is_empty = true;
@@ -269,24 +273,18 @@ impl Store {
             trimmed: Mutex::new((begins_after, WallTime(now.0.saturating_sub(missing_ms)))),
             last: AtomicU64::new(0),
             count: AtomicU64::new(0),
-            counted: AtomicU64::new(begins_after),
         };
         self.disk.check(Need::Record)?;
         let mut batch = self.engine.batch();
         batch.put(Column::Feeds, bucket, log.encode(log.trimmed(), (begins_after, 0)))?;
         self.engine.write(batch, Blocking::Allowed)?;
-        let mut logs = self.feeds.by_bucket.write().unwrap_or_else(PoisonError::into_inner);
-        logs.insert(bucket.to_owned(), Arc::new(log));
-        self.feeds.has_logs.store(true, Ordering::SeqCst);
+        self.feeds.change_logs(|logs| drop(logs.insert(bucket.to_owned(), Arc::new(log))));
         Ok(())
     }
 
     /// Its entries are left for [`Store::sweep_feeds`].
     fn drop_feed(&self, bucket: &str) -> Result<(), Error> {
-        let mut logs = self.feeds.by_bucket.write().unwrap_or_else(PoisonError::into_inner);
-        logs.remove(bucket);
-        self.feeds.has_logs.store(!logs.is_empty(), Ordering::SeqCst);
-        drop(logs);
+        self.feeds.change_logs(|logs| drop(logs.remove(bucket)));
         self.stripes.wait_for_all(); // for entries that are being written
         let mut batch = self.engine.batch();
         batch.delete(Column::Feeds, bucket)?;
@@ -312,7 +310,7 @@ impl Store {
                 entries.next();
             } else {
                 let bucket = key.split(|byte| *byte == 0).next().unwrap_or_default();
-                let next = [bucket, &[1]].concat(); // past its entries
+                let next = after_entries_of(bucket);
                 entries.seek(&next);
             }
         }
@@ -325,7 +323,7 @@ impl Store {
 
     /// The buckets that have a log here, and how many entries it has.
     pub fn feeds(&self) -> Vec<(String, u64)> {
-        let logs = self.feeds.by_bucket.read().unwrap_or_else(PoisonError::into_inner);
+        let logs = self.feeds.logs();
         logs.iter().map(|(it, log)| (it.clone(), log.count.load(Ordering::SeqCst))).collect()
     }
 
@@ -399,7 +397,8 @@ impl Store {
         let (counted, entries) = (self.feeds.visible(), log.count.load(Ordering::SeqCst));
         let surplus = entries.saturating_sub(entries_max);
         let mut batch = self.engine.batch();
-        let (begin, mut trimmed) = (log.trimmed().0, log.trimmed());
+        let mut trimmed = log.trimmed();
+        let begin = trimmed.0;
         let (mut count, mut stale) = (0, 0);
         self.walk(Column::Feeds, &prefix_of(bucket), None, |key, entry| {
             let (number, at, ..) = decode_entry(bucket, key, entry)?;
@@ -434,6 +433,11 @@ fn prefix_of(bucket: &str) -> Vec<u8> {
     [bucket.as_bytes(), &[0]].concat()
 }
 
+/// The least key after all entries of a bucket: its name has no byte as low as this one.
+fn after_entries_of(bucket: &[u8]) -> Vec<u8> {
+    [bucket, &[1]].concat()
+}
+
 fn entry_key(bucket: &str, number: u64) -> Vec<u8> {
     [bucket.as_bytes(), &[0], &number.to_be_bytes()].concat()
 }
@@ -450,7 +454,8 @@ fn decode_entry<'a>(
     Ok((number, WallTime(u64::from_le_bytes(*at)), Version(*version), name))
 }
 
-fn decode_log(key: &[u8], value: &[u8]) -> Result<(String, Log), Error> {
+/// A bucket, its log, and the number up to which its entries are counted.
+fn decode_log(key: &[u8], value: &[u8]) -> Result<(String, Log, u64), Error> {
     let bucket = String::from_utf8_lossy(key).into_owned();
     let word = |at: usize| {
         let bytes = value.get(8 * at..8 * at + 8).and_then(|bytes| bytes.try_into().ok());
@@ -462,9 +467,9 @@ fn decode_log(key: &[u8], value: &[u8]) -> Result<(String, Log), Error> {
         trimmed: Mutex::new((word(1)?, WallTime(word(2)?))),
         last: AtomicU64::new(0),
         count: AtomicU64::new(word(4)?),
-        counted: AtomicU64::new(word(3)?),
     };
-    Ok((bucket, log))
+    let counted = word(3)?;
+    Ok((bucket, log, counted))
 }
 
 fn damaged(bucket: &str, number: u64) -> Error {

@@ -160,8 +160,7 @@ impl ClusterView {
         let (first, next) = self.home_sets(bucket);
         let mut sets: Vec<HomeSet<'_>> = [Some(first), next].into_iter().flatten().collect();
         for set in &mut sets {
-            let homes = n.min(set.layout.node_count());
-            set.r = homes - w.of(homes).clamp(1, homes) + 1;
+            set.r = w.intersecting(n.min(set.layout.node_count()));
         }
         sets
     }

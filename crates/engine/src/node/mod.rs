@@ -94,7 +94,7 @@ pub struct Node {
     /// Forwarded writes that are not answered yet.
     pub forwards: Forwards,
     /// Requests that wait for a change of a key.
-    pub watches: Arc<Watches>,
+    pub watches: Watches,
     /// Requests that wait for a change of a bucket.
     pub feed_watch: FeedWatch,
     /// Traces of requests that were asked for, slow or failed.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use quorate_protocol::feed::{Changes, Cursor, Page, Position, Promise};
-use quorate_protocol::message::{Message, Query, QueryReply, Refusal, Reply};
-use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key, NodeId};
+use quorate_protocol::message::{Message, Query, QueryReply, Reply};
+use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::time::WallTime;
 
@@ -21,8 +21,6 @@ use crate::node::Node;
 use crate::ops::keys;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
-/// The most changes on one page.
-pub const LIMIT_MAX: u16 = 1000;
 /// Reads of changed keys in flight at a time.
 const READS_AT_ONCE: usize = 16;
 
@@ -33,7 +31,7 @@ pub struct Question {
     pub bucket: Bucket,
     /// Only changes of keys with this prefix.
     pub prefix: String,
-    /// The most changes on a page, 1 to [`LIMIT_MAX`].
+    /// The most changes on a page, 1 to [`keys::LIMIT_MAX`].
     pub limit: u16,
 }
 
@@ -84,8 +82,7 @@ impl<T> Feed<T> {
 pub fn r_of(view: &ClusterView, bucket: &str) -> u16 {
     let properties = view.properties(bucket);
     let homes = properties.n.min(view.placement().layout().node_count());
-    let intersecting = homes - properties.w.of(homes).clamp(1, homes) + 1;
-    properties.r.of(homes).clamp(intersecting, homes)
+    properties.r.of(homes).clamp(properties.w.intersecting(homes), homes)
 }
 
 /// Reads a page. `read` reads a key by [`r_of`] home replicas or more, and shows it; `None` if that failed:
@@ -131,9 +128,10 @@ async fn page_in<T, F: Future<Output = Option<Read<T>>>>(
     cursor.keep(&view.nodes().collect());
     let complete_before = cursor.complete_at;
     let is_too_old = cursor.is_older_than(retention_s, began);
-    let changes = Changes::new(cursor, began, pages);
     let sets = view.intersecting_sets(bucket);
-    if is_too_old || changes.promise(&sets) == Promise::Expired {
+    let changes = Changes::new(cursor, began, pages, &sets);
+    let promise = changes.promise();
+    if is_too_old || promise == Promise::Expired {
         return expired(&changes);
     }
     let (mut shown, mut delivered, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -150,11 +148,11 @@ async fn page_in<T, F: Future<Output = Option<Read<T>>>>(
     }
     node.feed_watch.deliver(shown.len());
     let has_more = changes.has_more();
-    let (cursor, promise) = changes.deliver(&delivered, &sets);
+    let (cursor, promise) = changes.deliver(&delivered, promise);
     Feed { changes: shown, cursor, promise, has_more, complete_before }
 }
 
-fn expired<T>(changes: &Changes) -> Feed<T> {
+fn expired<T>(changes: &Changes<'_>) -> Feed<T> {
     let cursor = changes.renewed();
     let complete_before = cursor.complete_at;
     Feed {
@@ -205,11 +203,8 @@ pub async fn answer(
     question: Question,
     position: Position,
 ) -> Reply {
-    if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
-        return Reply::Refused(Refusal::Malformed);
-    }
-    if node.formation().is_none() {
-        return Reply::Refused(Refusal::NotFormed);
+    if let Err(refusal) = keys::check(node, &question.prefix, question.limit) {
+        return Reply::Refused(refusal);
     }
     // Before the log is read: what a partition that is ready now has received is in the log.
     let not_ready = keys::not_ready(node, view, question.bucket.as_str());

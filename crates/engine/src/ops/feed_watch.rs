@@ -5,16 +5,15 @@
 //! and misses nothing: it goes on from its own position.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use quorate_protocol::message::{Message, Query, QueryReply, Reply};
 use quorate_protocol::name::{Bucket, NodeId};
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 use tokio::time::sleep;
 
+use super::watchers::{Watch, Watchers};
 use crate::node::Node;
 
 /// The most requests that wait at a time.
@@ -30,69 +29,38 @@ const BUCKETS_MAX: usize = 100;
 /// All that wait.
 #[derive(Default)]
 pub struct FeedWatch {
-    watched: Arc<Mutex<Watched>>,
-    delivered: AtomicU64,
-}
-
-#[derive(Default)]
-struct Watched {
-    by_bucket: BTreeMap<Bucket, (Arc<Notify>, usize)>,
-    count: usize,
+    subscribers: Arc<Watchers<Bucket>>,
     /// Whether a task looks.
-    is_looking: bool,
-}
-
-/// A request that may wait.
-pub struct Subscriber {
-    all: Arc<Mutex<Watched>>,
-    bucket: Bucket,
-    changed: Arc<Notify>,
+    is_looking: AtomicBool,
+    delivered: AtomicU64,
 }
 
 /// Where the log of a bucket ended last at a node.
 type Ends = BTreeMap<(Bucket, NodeId), u64>;
 
-fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
-    watched.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl FeedWatch {
     /// A request that may wait for changes of a bucket; `None` if too many do.
-    pub fn subscribe(&self, node: &Arc<Node>, bucket: &Bucket) -> Option<Subscriber> {
-        let mut watched = lock(&self.watched);
-        if watched.count >= SUBSCRIBERS_MAX {
-            return None;
-        }
-        watched.count += 1;
-        let (changed, count) = watched.by_bucket.entry(bucket.clone()).or_default();
-        *count += 1;
-        let subscriber = Subscriber {
-            all: self.watched.clone(),
-            bucket: bucket.clone(),
-            changed: changed.clone(),
-        };
-        if !std::mem::replace(&mut watched.is_looking, true) {
+    pub fn subscribe(&self, node: &Arc<Node>, bucket: &Bucket) -> Option<Watch<Bucket>> {
+        let subscriber = self.subscribers.watch(bucket, SUBSCRIBERS_MAX)?;
+        if !self.is_looking.swap(true, SeqCst) {
             node.background.spawn(look(node.clone()));
         }
         Some(subscriber)
     }
 
-    /// The buckets for which some wait. Without any, whoever looks ends.
-    fn buckets(&self) -> Option<Vec<Bucket>> {
-        let mut watched = lock(&self.watched);
-        watched.is_looking = watched.count > 0;
-        watched.is_looking.then(|| watched.by_bucket.keys().cloned().collect())
-    }
-
-    fn wake(&self, buckets: &BTreeSet<&Bucket>) {
-        let watched = lock(&self.watched);
-        let waiting = buckets.iter().filter_map(|bucket| watched.by_bucket.get(*bucket));
-        waiting.for_each(|(changed, _)| changed.notify_waiters());
+    /// Whether there is none, and whoever looks may end: the next one starts another look.
+    fn has_ended(&self) -> bool {
+        if self.count() > 0 {
+            return false;
+        }
+        self.is_looking.store(false, SeqCst);
+        // One may have come in between, and taken this look for the one that it needs.
+        self.count() == 0 || self.is_looking.swap(true, SeqCst)
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        lock(&self.watched).count
+        self.subscribers.count()
     }
 
     /// How many changes subscribers were given.
@@ -106,37 +74,15 @@ impl FeedWatch {
     }
 }
 
-impl Subscriber {
-    /// Resolves when the bucket may have changed, from this call on.
-    pub fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
-    }
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        let mut watched = lock(&self.all);
-        watched.count -= 1;
-        if let Some((_, count)) = watched.by_bucket.get_mut(&self.bucket) {
-            *count -= 1;
-            if *count == 0 {
-                watched.by_bucket.remove(&self.bucket);
-            }
-        }
-    }
-}
-
 /// Looks as long as there are subscribers and the node runs.
 async fn look(node: Arc<Node>) {
     let mut last = Ends::new();
-    while let Some(buckets) = node.feed_watch.buckets()
-        && !node.stop.is_cancelled()
-    {
-        let ends = ask_all(&node, &buckets).await;
+    while !node.feed_watch.has_ended() && !node.stop.is_cancelled() {
+        let ends = ask_all(&node, &node.feed_watch.subscribers.names()).await;
         let moved = ends.iter().filter(|(place, end)| last.get(*place) != Some(*end));
         let moved: BTreeSet<&Bucket> = moved.map(|((bucket, _), _)| bucket).collect();
         sleep(Duration::from_millis(SETTLE_MS)).await;
-        node.feed_watch.wake(&moved);
+        moved.into_iter().for_each(|bucket| node.feed_watch.subscribers.changed(bucket));
         last = ends;
         sleep(Duration::from_millis(LOOK_MS - SETTLE_MS)).await;
     }

@@ -25,7 +25,7 @@ use crate::ops::reader::{self, ReadOptions};
 use crate::ops::recorder::Recorder;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
-/// The most keys on one page.
+/// The most keys on one page, of a listing or of a feed.
 pub const LIMIT_MAX: u16 = 1000;
 /// Reads of uncertain keys in flight at a time.
 const READS_AT_ONCE: usize = 16;
@@ -133,11 +133,8 @@ async fn settle(node: &Arc<Node>, view: &ClusterView, candidate: Candidate) -> (
 
 /// This node's page from its own index: [`QueryReply::Keys`], or the reason it has none.
 pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest) -> Reply {
-    if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
-        return Reply::Refused(Refusal::Malformed);
-    }
-    if node.formation().is_none() {
-        return Reply::Refused(Refusal::NotFormed);
+    if let Err(refusal) = check(node, &question.prefix, question.limit) {
+        return Reply::Refused(refusal);
     }
     // Before the index is read: a partition that is ready now was received before the read.
     let not_ready = not_ready(node, view, question.bucket.as_str());
@@ -151,6 +148,17 @@ pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest)
         Ok((is_end, keys)) => Reply::Query(QueryReply::Keys(KeyPage { keys, is_end, not_ready })),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
+}
+
+/// Whether this node can answer a question about keys with this prefix, of which a page has so many.
+pub(super) fn check(node: &Node, prefix: &str, limit: u16) -> Result<(), Refusal> {
+    if prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Refusal::Malformed);
+    }
+    if node.formation().is_none() {
+        return Err(Refusal::NotFormed);
+    }
+    Ok(())
 }
 
 /// Partitions of which this node is a home replica but that it is not ready to answer for.

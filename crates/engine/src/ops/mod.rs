@@ -25,4 +25,5 @@ pub mod replication;
 pub mod sampled;
 pub(crate) mod sampled_work;
 pub mod sampler;
+pub mod watchers;
 pub mod watches;

@@ -230,7 +230,8 @@ impl<'a> World<'a> {
             (**name, replica.page(self.cursor.position(**name), limit))
         };
         let pages = answering.iter().map(page).collect();
-        let changes = Changes::new(self.cursor.clone(), self.now, pages);
+        let sets = sets(self.layout);
+        let changes = Changes::new(self.cursor.clone(), self.now, pages, &sets);
         let mut delivered = Vec::new();
         for key in changes.keys(limit).into_iter().take(reads) {
             let homes = self.homes(&key);
@@ -244,7 +245,7 @@ impl<'a> World<'a> {
             delivered.push((key, version(&state)));
         }
         let renewed = changes.renewed();
-        let (next, promise) = changes.deliver(&delivered, &sets(self.layout));
+        let (next, promise) = deliver(changes, &delivered);
         prop_assert!(next.complete_at >= self.cursor.complete_at);
         self.cursor = next;
         match promise {
@@ -282,9 +283,15 @@ proptest! {
     }
 }
 
+fn deliver(changes: Changes<'_>, delivered: &[(Key, Version)]) -> (Cursor, Promise) {
+    let promise = changes.promise();
+    changes.deliver(delivered, promise)
+}
+
 #[test]
 fn a_state_that_another_log_names_later_is_not_delivered_again() {
     let layout = layout();
+    let sets = sets(&layout);
     let (now, key) = (WallTime(1 << 40), key(1));
     let entry = |number| vec![(number, now, key.clone(), Version([1; 16]))];
     let page = |log, number| Page {
@@ -295,24 +302,25 @@ fn a_state_that_another_log_names_later_is_not_delivered_again() {
         ..Page::default()
     };
     let cursor = Cursor::now(now, &BTreeMap::new());
-    let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page(1, 7))]));
+    let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page(1, 7))]), &sets);
     assert_eq!(changes.keys(9), std::slice::from_ref(&key));
-    let (cursor, promise) = changes.deliver(&[(key.clone(), Version([1; 16]))], &sets(&layout));
+    let (cursor, promise) = deliver(changes, &[(key.clone(), Version([1; 16]))]);
     assert_eq!(promise, Promise::Partial);
-    let again = Changes::new(cursor.clone(), now, BTreeMap::from([(node(1), page(2, 9))]));
+    let again = Changes::new(cursor.clone(), now, BTreeMap::from([(node(1), page(2, 9))]), &sets);
     assert_eq!(again.keys(9), []);
-    let (next, _) = again.deliver(&[], &sets(&layout));
+    let (next, _) = deliver(again, &[]);
     assert_eq!(next.position(node(1)), Position { log: 2, after: 9 });
     assert_eq!(next.position(node(0)), cursor.position(node(0)));
     let mut newer = page(2, 10);
     newer.entries[0].3 = Version([2; 16]);
-    let newer = Changes::new(next, now, BTreeMap::from([(node(1), newer)]));
+    let newer = Changes::new(next, now, BTreeMap::from([(node(1), newer)]), &sets);
     assert_eq!(newer.keys(9), [key]);
 }
 
 #[test]
 fn a_page_is_cut_where_a_key_was_not_delivered() {
     let layout = layout();
+    let sets = sets(&layout);
     let now = WallTime(1 << 40);
     let entry = |number, name| (number, now, key(name), Version([name; 16]));
     let page = Page {
@@ -324,11 +332,11 @@ fn a_page_is_cut_where_a_key_was_not_delivered() {
     };
     let after = |delivered: &[u8]| {
         let cursor = Cursor::now(now, &BTreeMap::new());
-        let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page.clone())]));
+        let changes = Changes::new(cursor, now, BTreeMap::from([(node(0), page.clone())]), &sets);
         assert_eq!(changes.keys(2), [key(1), key(2)]);
         let delivered: Vec<_> =
             delivered.iter().map(|name| (key(*name), Version([*name; 16]))).collect();
-        changes.deliver(&delivered, &sets(&layout)).0.position(node(0)).after
+        deliver(changes, &delivered).0.position(node(0)).after
     };
     assert_eq!([after(&[]), after(&[1]), after(&[1, 2]), after(&[1, 2, 3])], [2, 4, 8, 12]);
 }
