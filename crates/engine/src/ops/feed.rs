@@ -103,8 +103,9 @@ pub async fn page<T, F: Future<Output = Option<Read<T>>>>(
         let failed = (feed.promise == Promise::Partial).then_some(deadline);
         match node.moved(&view, failed).await {
             Some(newer) if restarts < RESTARTS_MAX && feed.changes.is_empty() => view = newer,
-            Some(_) => return feed.without_promise(),
-            None => return feed,
+            // Its cursor is behind what was missed: that is said in any case.
+            Some(_) if feed.promise != Promise::Expired => return feed.without_promise(),
+            Some(_) | None => return feed,
         }
     }
 }
