@@ -42,6 +42,8 @@ mod frames;
 mod heads;
 #[path = "contract/hints.rs"]
 mod hints;
+#[path = "contract/indexes.rs"]
+mod indexes;
 #[path = "contract/inputs.rs"]
 mod inputs;
 #[path = "contract/jobs.rs"]

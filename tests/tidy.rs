@@ -88,7 +88,7 @@ fn an_operation_looks_at_the_cluster_once() {
     const VIEWS: [(&str, usize); 5] = [
         ("ops/feed.rs", 1),
         ("ops/inspect.rs", 1),
-        ("ops/keys.rs", 1),
+        ("ops/listing.rs", 1),
         ("peer_port/batch.rs", 2),
         ("peer_port/receive.rs", 1),
     ];

@@ -20,7 +20,7 @@ use super::represent;
 use super::route::Answer;
 use quorate_engine::node::Node;
 use quorate_engine::repair::anti_entropy::{Report, Scope, run_round};
-use quorate_engine::repair::reassign::scrub_partition;
+use quorate_engine::repair::reassign::{scrub_indexes, scrub_partition};
 
 /// `GET /anti-entropy`.
 pub(super) async fn show(gate: Gate, request: Request) -> Answer {
@@ -137,6 +137,9 @@ pub(super) async fn scrub(gate: Gate, request: Request) -> Answer {
         for partition in &partitions {
             wrong.fetch_add(scrub_partition(node, *partition).await, Relaxed);
             scrubbed.fetch_add(1, Relaxed);
+        }
+        if params.partition.is_none() {
+            wrong.fetch_add(scrub_indexes(node).await, Relaxed);
         }
     };
     let in_time = tokio::time::timeout_at(deadline, all).await;

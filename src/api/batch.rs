@@ -24,7 +24,7 @@ use super::headers::{
 };
 use super::problem::{Kind, Problem};
 use super::route::{Answer, Route, Shared};
-use super::{body, counted, permit_body, represent, routes, write};
+use super::{body, counted, index_entries, permit_body, represent, routes, write};
 
 /// The most operations of one batch.
 const OPERATIONS_MAX: usize = 1000;
@@ -113,6 +113,8 @@ struct Item {
     if_match: Option<String>,
     if_none_match: Option<String>,
     expires_in: Option<ExpiresIn>,
+    /// Of `put`: one value or several for each index.
+    index: Option<Map<String, Value>>,
 }
 
 /// How long a value lives.
@@ -202,6 +204,12 @@ impl Item {
             let value = value.map_err(|_| bad(format!("{name}: is no value of a header")))?;
             request.headers_mut().insert(name, value);
         }
+        if let Some(index) = &self.index {
+            if self.op != Op::Put {
+                return Err(bad("index: only a put has index entries".to_owned()));
+            }
+            request.headers_mut().extend(index_entries::to_headers(index).map_err(bad)?);
+        }
         *request.body_mut() = self.body()?;
         Ok(request)
     }
@@ -262,6 +270,7 @@ pub(super) async fn result_of(
     });
     let meta: Map<String, Value> = meta.collect();
     result.extend((!meta.is_empty()).then(|| ("meta".to_owned(), Value::Object(meta))));
+    result.extend(index_entries::shown_in(headers).map(|index| ("index".to_owned(), index)));
     let content_type = header(CONTENT_TYPE);
     if content_type == Some("application/problem+json") {
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();

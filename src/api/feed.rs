@@ -29,7 +29,7 @@ use super::{batch, events, kv, permit_body, types, wait};
 use quorate_engine::node::{Node, Unavailable};
 use quorate_engine::ops::feed::{self, Feed, From, Question, Read};
 use quorate_engine::ops::feed_watch::SUBSCRIBERS_MAX;
-use quorate_engine::ops::keys::LIMIT_MAX;
+use quorate_engine::ops::listing::LIMIT_MAX;
 use quorate_engine::ops::watchers::Watch;
 
 /// Default page size.

@@ -2,9 +2,11 @@
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use quorate_protocol::index::index_of;
 use quorate_protocol::lifetime::{LIFETIME_S_MAX, Lifetime};
 use quorate_protocol::object::Metadata;
 
+use super::index_entries;
 use super::problem::Problem;
 
 /// The causal context: part of every response that shows values, sent back with the next write.
@@ -140,6 +142,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
         }
     };
     let mut user = user_metadata(headers)?;
+    user.extend(index_entries::from_headers(headers)?);
     for name in &KEPT {
         if let Some(value) = single(headers, name)? {
             let text = value
@@ -155,9 +158,9 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
     Ok(Metadata { content_type: content_type.to_owned(), user })
 }
 
-/// The header stored under this metadata name; `None` for the client's own metadata.
+/// The header stored under this metadata name; `None` for the client's own metadata and index entries.
 pub(super) fn kept_name(name: &str) -> Option<&str> {
-    name.strip_prefix(KEPT_MARK)
+    name.strip_prefix(KEPT_MARK).filter(|_| index_of(name).is_none())
 }
 
 /// Rejects headers that would change what the value means and are neither honoured nor stored. RFC

@@ -22,7 +22,7 @@ use super::query::{Params, unfit};
 use super::represent::Representation;
 use super::route::Answer;
 use super::write::{Change, WriteRequest};
-use super::{body, headers, permit_body, represent, wait, write};
+use super::{body, headers, index_entries, permit_body, represent, wait, write};
 use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::limits::sizes::LARGE_BYTES;
 use quorate_engine::node::Node;
@@ -225,6 +225,7 @@ async fn put_tombstone(gate: &Gate, parts: &Parts) -> Answer {
     let key = gate.key(&parts.uri)?;
     let params = gate.params(&parts.uri)?;
     headers::refuse_lifetime(&parts.headers, "a delete writes no value that could expire")?;
+    index_entries::refuse(&parts.headers, "a delete writes no value that could be found")?;
     let ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (_, pass) = gate.enter_if(&params, |node| ask.check(node))?;
     let id = ask.write_id(&Metadata::default(), &[]);

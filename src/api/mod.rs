@@ -2,7 +2,8 @@
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
 //! passes, `access` who may (`who` they are), `audited` who did; `path`, `query`, `headers`, `conditions`
-//! and `body` parse a request once; `kv`, `siblings`, `inspect`, `keys`, `auth`, `buckets`, `ring`,
+//! `index_entries` and `body` parse a request once; `kv`, `siblings`, `inspect`, `keys`, `index` (with
+//! `cursor`), `auth`, `buckets`, `ring`,
 //! `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `backups`, `health`, `events` (with `rates`),
 //! `explain`, `console` and `description` answer; `write` is shared by all that write; `represent` and
 //! `multipart` render an object, `pieces` streams large responses and `permit_body` keeps them charged;
@@ -22,6 +23,7 @@ mod buckets;
 mod conditions;
 mod console;
 mod counted;
+mod cursor;
 mod description;
 mod distrusted;
 mod events;
@@ -33,6 +35,8 @@ mod health;
 mod hints;
 #[cfg(test)]
 mod hostile;
+mod index;
+mod index_entries;
 mod inspect;
 mod jobs;
 mod keys;

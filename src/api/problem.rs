@@ -336,7 +336,6 @@ impl Problem {
     }
 
     /// What is wrong with this request.
-    #[cfg(test)]
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

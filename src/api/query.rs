@@ -37,6 +37,10 @@ pub(super) struct Params {
     /// How long to wait for something new, in milliseconds.
     pub(super) wait_ms: Option<u64>,
     pub(super) phase: Option<Phase>,
+    /// Of an index: the only value, or the ends of a range; not checked.
+    pub(super) eq: Option<String>,
+    pub(super) from: Option<String>,
+    pub(super) to: Option<String>,
 }
 
 /// The longest wait for something new, in milliseconds.
@@ -93,6 +97,9 @@ impl Params {
             }
             "epoch" => self.epoch = Some(number(value, u64::MAX)?),
             "phase" => self.phase = Some(phase(value)?),
+            "eq" => self.eq = Some(value.to_owned()),
+            "from" => self.from = Some(value.to_owned()),
+            "to" => self.to = Some(value.to_owned()),
             _ => return Err("is not a parameter".to_owned()),
         }
         Ok(())

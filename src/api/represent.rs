@@ -9,6 +9,7 @@ use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::context::{Context, ContextKeys};
+use quorate_protocol::index::index_of;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
 use quorate_protocol::stamp::Stamp;
@@ -22,7 +23,7 @@ use super::headers::{
 };
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
-use super::{multipart, types};
+use super::{index_entries, multipart, types};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_DEFAULT);
@@ -270,7 +271,9 @@ pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling, modified_s: u
     if let Some(at) = sibling.expires {
         headers.insert(EXPIRES_AT, header_of(rfc3339(at)));
     }
-    for (name, value) in &sibling.metadata.user {
+    index_entries::add_headers(headers, &sibling.metadata);
+    let user = sibling.metadata.user.iter();
+    for (name, value) in user.filter(|(name, _)| index_of(name).is_none()) {
         let name = match kept_name(name) {
             Some(kept) => HeaderName::try_from(kept),
             None => HeaderName::try_from([META_PREFIX, name].concat()),
@@ -305,13 +308,17 @@ pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     set("content_type", json!(sibling.metadata.content_type));
     set("size", json!(value.len()));
     let mut meta = Map::new();
-    for (name, value) in &sibling.metadata.user {
+    let user = sibling.metadata.user.iter();
+    for (name, value) in user.filter(|(name, _)| index_of(name).is_none()) {
         match kept_name(name) {
             Some(kept) => set(&kept.replace('-', "_"), json!(value)),
             None => meta.insert(name.clone(), json!(value)),
         };
     }
     set("meta", Value::Object(meta));
+    if let Some(index) = index_entries::shown(&sibling.metadata) {
+        set("index", index);
+    }
     let (value, is_base64) = later.value(value);
     if is_base64 {
         set("encoding", json!("base64"));

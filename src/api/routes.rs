@@ -21,7 +21,7 @@ use super::route::Needs::{self, Nothing, Right, Token};
 use super::route::{Of, Route, Shared, fixed_part};
 use super::{
     anti_entropy, auth, backups, batch, buckets, console, description, distrusted, events, explain,
-    feed, health, hints, inspect, jobs, keys, kv, layout, ring, siblings, types,
+    feed, health, hints, index, inspect, jobs, keys, kv, layout, ring, siblings, types,
 };
 
 macro_rules! routes {
@@ -101,6 +101,9 @@ routes! {
     /// List live keys in order
     KEYS: GET "/keys/{bucket}" => keys::list,
         Right(List, Of::Listing), Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
+    /// Find keys by a secondary index
+    INDEX: GET "/index/{bucket}/{index}" => index::list,
+        Right(List, Of::Bucket), Reads, OfRequest, Keys, ["eq", "from", "to", "limit", "cursor"];
     /// Follow the changes of a bucket
     FEED: GET "/feed/{bucket}" => feed::read,
         Right(Read, Of::Listing), Reads, Longest, Keys, ["prefix", "cursor", "limit", "wait_ms"];
@@ -364,7 +367,9 @@ mod tests {
                 Right(_, of) => of,
             };
             let names_key = route.path.ends_with("/{bucket}/{key}");
-            let names_bucket = route.path.ends_with("/{bucket}");
+            let names_bucket =
+                ["/{bucket}", "/{bucket}/{index}"].map(|it| route.path.ends_with(it));
+            let names_bucket = names_bucket.contains(&true);
             // They say where keys are, and what buckets are like, whether there are any or not.
             let is_of_layout = ["/ring/{bucket}/{key}", "/buckets/{bucket}"].contains(&route.path);
             if is_of_layout && of == Of::Cluster {

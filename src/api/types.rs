@@ -28,7 +28,7 @@ use super::headers::CONTEXT;
 use super::problem::{Kind, Problem};
 use super::route::Answer;
 use super::write::{Change, WriteRequest};
-use super::{body, conditions, headers, kv, permit_body, represent, write};
+use super::{body, conditions, headers, index_entries, kv, permit_body, represent, write};
 use quorate_engine::node::Node;
 use quorate_engine::ops::explain::Facts;
 
@@ -179,6 +179,7 @@ async fn change_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     body::check_json_type(parts)?;
     conditions::refuse_all(&parts.headers)?;
     headers::refuse_lifetime(&parts.headers, "typed values do not expire")?;
+    index_entries::refuse(&parts.headers, "typed values have no index entries")?;
     let ask = WriteRequest::parse(gate, parts, key, &params)?;
     let (data_type, mut pass) = gate.enter_if(&params, |node| fits(&ask, node))?;
     let node = &gate.node;

@@ -153,6 +153,7 @@ impl Record {
         let elements: Vec<_> = kept.chain([&write]).map(|of| element(key, *of)).collect();
         let value = serde_json::to_string(&elements).unwrap();
         let ask = node.put(&format!("/kv/{key}{query}")).value(value);
+        let ask = ask.header("Quorate-Index-write_s", &write.to_string());
         let answer = ask.context(context).try_answer().await;
         self.reasons.note(&answer);
         let end = end_of(&answer, query);

@@ -14,6 +14,7 @@ mod clients;
 mod deleted_keys;
 mod faults;
 mod final_check;
+mod indexed;
 mod injector;
 mod operator;
 mod report;
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 use self::clients::{Clients, Work};
 use self::faults::{N, Schedule};
 use self::final_check::Disks;
+use self::indexed::Indexed;
 use self::injector::Injector;
 use self::report::{Layouts, Report};
 use self::subscriber::{Followed, Subscriber};
@@ -204,12 +206,13 @@ impl Stage {
         details.extend(more);
         let followed = subscriber.finish().await;
         let cluster = &work.cluster;
+        let indexed = Indexed::ask(cluster).await;
         for number in cluster.all() {
             let (status, _) = cluster.terminate(number).await;
             assert!(status.success(), "n{number} ended with {status}");
         }
         let disks = Disks::open(cluster);
-        let found = judge(&work, &disks, &followed, details);
+        let found = judge(&work, &disks, (&followed, &indexed), details);
         let report = Report {
             struck: injector.struck.into_iter().collect(),
             operations: work.operations.load(Relaxed),
@@ -219,6 +222,7 @@ impl Stage {
             removed: work.record.removed(),
             ended: work.deleted_keys.ended().len(),
             typed: work.typed_values.len(),
+            indexed: indexed.len(),
             followed: (followed.changes, followed.lost, followed.expired),
             converged_in,
             layouts: injector.operator.map(|operator| Layouts {
@@ -325,7 +329,12 @@ async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
     (converged_in, failed.map(|panic| clients::panic_message(&*panic)))
 }
 
-fn judge(work: &Work, disks: &Disks, followed: &Followed, details: Vec<String>) -> Findings {
+fn judge(
+    work: &Work,
+    disks: &Disks,
+    (followed, indexed): (&Followed, &Indexed),
+    details: Vec<String>,
+) -> Findings {
     let mut found = Findings { details, ..Findings::default() };
     found.details.extend(disks.details.iter().cloned());
     for key in work.record.keys() {
@@ -336,6 +345,7 @@ fn judge(work: &Work, disks: &Disks, followed: &Followed, details: Vec<String>) 
     }
     found.details.extend(work.typed_values.judge(|key| disks.merged(key)));
     found.details.extend(followed.judge(|bucket| disks.of_bucket(bucket)));
+    found.details.extend(indexed.judge(|bucket| disks.of_bucket(bucket)));
     found
 }
 

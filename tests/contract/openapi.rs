@@ -24,7 +24,10 @@ fn operations(description: &Value) -> impl Iterator<Item = (&String, &String, &V
 fn example(path: &str) -> String {
     let path = path.replace("{version}", "0000000000000000").replace("{file}", "app.js");
     let path = path.replace("{name}", "b");
-    path.replace("{bucket}", "b").replace("{key}", "k").replace("{id}", "0000000000000000")
+    path.replace("{bucket}", "b")
+        .replace("{index}", "a_s")
+        .replace("{key}", "k")
+        .replace("{id}", "0000000000000000")
 }
 
 #[test]

@@ -313,6 +313,44 @@ impl Oracle {
         })
     }
 
+    /// Checks a complete listing of an index by R = `r`, in which every value has an entry of its own:
+    /// those of one key. An entry is missed only if something may have superseded its value. (Whether one is
+    /// there for too long cannot be seen here: a write that was repeated may have been minted twice, and an
+    /// entry has no dot.)
+    ///
+    /// # Errors
+    /// The violated property.
+    pub fn check_index(
+        &self,
+        (begun, r): (Moment, u16),
+        key: &str,
+        hits: &BTreeSet<WriteNo>,
+    ) -> Verdict {
+        let property = "indexes_are_complete_and_true";
+        let writes: Vec<_> = self.history.writes_of(key).collect();
+        for hit in hits {
+            let written = writes.iter().find(|(number, _)| number == hit).map(|(_, write)| write);
+            let is_written = written.is_some_and(|it| !it.deletes && !it.cannot_exist());
+            holds(is_written, property, || format!("{hit} of {key} is found, and is no value"))?;
+        }
+        for (number, write) in &writes {
+            let Some(ack) = write.acked.filter(|ack| ack.at < begun) else { continue };
+            let homes = ack.homes.saturating_sub(self.history.losses_since(write.begun));
+            if homes + r <= self.n {
+                continue;
+            }
+            let may_be_over = |other: &WriteNo| self.history.perhaps_saw(*other, *number);
+            let others = writes.iter().filter(|(it, other)| it != number && !other.cannot_exist());
+            let is_missed = !write.deletes && !hits.contains(number);
+            let excused = others.map(|(it, _)| it).any(may_be_over);
+            holds(!is_missed || excused, property, || {
+                let what = self.history.describe(*number);
+                format!("{what} is on {homes} home replicas, and the index by r={r} misses it")
+            })?;
+        }
+        Ok(())
+    }
+
     /// *Nothing comes back from the dead* (promise 2): what an acknowledged write saw is
     /// superseded.
     fn nothing_comes_back_from_the_dead(

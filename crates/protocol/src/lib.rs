@@ -8,10 +8,10 @@
 //! runs; [`data_type`] what a typed value is; [`view`] and [`context`] what a client is shown; [`access`]
 //! and [`token`] who may do what, and
 //! [`token_table`] how nodes agree on it; [`bucket`] what can be tuned and [`bucket_table`] how on that,
-//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed; [`tree`] and
-//! [`exchange`] how replicas are compared and repaired, [`reassign`] which tree
-//! counts which row, [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that
-//! restarts behind is detected and [`received`] when it may answer again, [`record`] who is a member,
+//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed, and
+//! [`index`] how they are found by something else; [`tree`] and [`exchange`] how replicas are compared and
+//! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is garbage-collected,
+//! [`generation`] how a node that restarts behind is detected and [`received`] when it may answer again, [`record`] who is a member,
 //! [`plan`] what a change of that would move and [`synod`] how nodes agree on it, [`skew`] how a wrong
 //! clock is detected; [`time`] which clocks there are; [`message`], [`wire`], [`envelope`] and
 //! [`handshake`] how nodes talk, [`explain`] what they tell of one request, and [`trace_context`] which
@@ -46,6 +46,7 @@ pub mod generation;
 pub mod get;
 pub mod handshake;
 pub mod hex;
+pub mod index;
 pub mod kind;
 pub mod layout;
 pub mod lifetime;

@@ -1,20 +1,78 @@
-//! Listing the live keys of a bucket, by joining what every node's index says.
+//! Listing the live keys of a bucket, or the entries of a secondary index, by joining what every node's
+//! own index says.
 //!
-//! Each node lists, in order, the live keys among its rows; any of them may be missing, stale or
-//! long deleted elsewhere. A full page says nothing about the keys after its last one, so the
-//! joined page ends at the smallest last key of the full pages (its *horizon*). A home replica is
-//! *ready* if it answered and has received the partition. A key that R or more ready home replicas,
-//! of each set and all of them, list identically is live: a read would find the same. If they
-//! disagree, or fewer than R of a set are ready, a read must settle it.
+//! Each node lists, in order, what its rows say; any of it may be missing, stale or long deleted elsewhere.
+//! A full page says nothing about what comes after its last item, so the joined page ends at the smallest
+//! last item of the full pages (its *horizon*). A home replica is *ready* if it answered and has received
+//! the partition. An item that R or more ready home replicas, of each set and all of them, list identically
+//! is live: a read of its key would find the same. If they disagree, or fewer than R of a set are ready, a
+//! read must settle it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::layout::{Layout, Member, Partition};
-use crate::message::KeyPage;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
 
-/// The request sent to every node.
+/// What is listed: keys, or entries of an index. It is there as long as its key's object says so.
+pub trait Item: Clone + Ord {
+    /// The key whose replicas have it.
+    fn key(&self) -> &Key;
+}
+
+impl Item for Key {
+    fn key(&self) -> &Key {
+        self
+    }
+}
+
+/// A part of what one node lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListPage<T> {
+    /// In order, each with the version of its key's row, and whether that is plain: one value and no
+    /// conflict, which needs no read to settle it.
+    pub items: Vec<(T, Version, bool)>,
+    /// Whether this is the last page.
+    pub is_end: bool,
+    /// Partitions that the node is a home replica of and has not received.
+    pub not_ready: Vec<Partition>,
+}
+
+/// Live keys of a bucket as one node knows them.
+pub type KeyPage = ListPage<Key>;
+
+/// A question that every node answers with a page.
+pub trait Question {
+    /// What it asks for.
+    type Item: Item;
+
+    /// The bucket.
+    fn bucket(&self) -> &Bucket;
+    /// Only what comes after this.
+    fn after(&self) -> Option<&Self::Item>;
+    /// The most items of one answer, 1 or more.
+    fn limit(&self) -> u16;
+    /// Whether it asks for such an item.
+    fn asks_for(&self, item: &Self::Item) -> bool;
+
+    /// Whether a page is a valid answer: only items that were asked for, in order, each once. An
+    /// invalid page must be discarded: it would corrupt the listing.
+    fn admits(&self, page: &ListPage<Self::Item>) -> bool {
+        let mut last = self.after();
+        for (item, _, _) in &page.items {
+            if !self.asks_for(item) || last.is_some_and(|last| item <= last) {
+                return false;
+            }
+            last = Some(item);
+        }
+        // Without a last item the listing could not continue.
+        page.items.len() <= usize::from(self.limit()) && (page.is_end || !page.items.is_empty())
+    }
+}
+
+/// Asks for live keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRequest {
     /// The bucket.
@@ -50,40 +108,42 @@ pub struct HomeSet<'a> {
 }
 
 /// The answers of all nodes, joined.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// Keys that are live or may be, in order.
-    pub candidates: Vec<Candidate>,
-    /// The last key (inclusive) up to which the answers are complete; `None`: to the end.
-    pub horizon: Option<Key>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing<T> {
+    /// What is live or may be, in order.
+    pub candidates: Vec<Candidate<T>>,
+    /// The last item (inclusive) up to which the answers are complete; `None`: to the end.
+    pub horizon: Option<T>,
     /// Whether R home replicas of each set of every partition were ready.
     pub is_complete: bool,
 }
 
-/// A key that some node lists.
+/// What some node lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The key.
-    pub key: Key,
+pub struct Candidate<T> {
+    /// What it is.
+    pub item: T,
     /// Whether it is certainly live; otherwise a read must settle it.
     pub is_live: bool,
 }
 
-impl ListRequest {
-    /// Whether a page is a valid answer: only keys that were asked for, in order, each once. An
-    /// invalid page must be discarded: it would corrupt the listing.
-    pub fn admits(&self, page: &KeyPage) -> bool {
-        let asked =
-            |key: &Key| key.bucket() == self.bucket.as_str() && key.key().starts_with(&self.prefix);
-        let mut last = self.after.as_ref();
-        for (key, _, _) in &page.keys {
-            if !asked(key) || last.is_some_and(|last| key <= last) {
-                return false;
-            }
-            last = Some(key);
-        }
-        // Without a last key the listing could not continue.
-        page.keys.len() <= usize::from(self.limit) && (page.is_end || !page.keys.is_empty())
+impl Question for ListRequest {
+    type Item = Key;
+
+    fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    fn after(&self) -> Option<&Key> {
+        self.after.as_ref()
+    }
+
+    fn limit(&self) -> u16 {
+        self.limit
+    }
+
+    fn asks_for(&self, key: &Key) -> bool {
+        key.bucket() == self.bucket.as_str() && key.key().starts_with(&self.prefix)
     }
 }
 
@@ -109,29 +169,32 @@ impl<'a> Quorum<'a> {
     }
 
     /// Joins the pages of the nodes that answered; all of them must have been admitted.
-    pub fn join(&self, pages: &BTreeMap<NodeId, KeyPage>) -> Listing {
+    pub fn join<T: Item>(&self, pages: &BTreeMap<NodeId, ListPage<T>>) -> Listing<T> {
         let answers: Answers<'_> = pages.iter().map(|(node, page)| (*node, page.into())).collect();
         let full = pages.values().filter(|page| !page.is_end);
-        let horizon = full.filter_map(|page| page.keys.last()).map(|(key, _, _)| key).min();
-        let mut listed: BTreeMap<&Key, Vec<(NodeId, Entry)>> = BTreeMap::new();
+        let horizon = full.filter_map(|page| page.items.last()).map(|(item, _, _)| item).min();
+        let mut listed: BTreeMap<&T, Vec<(NodeId, Entry)>> = BTreeMap::new();
         for (node, page) in pages {
-            for (key, version, is_plain) in &page.keys {
-                if horizon.is_none_or(|horizon| key <= horizon) {
+            for (item, version, is_plain) in &page.items {
+                if horizon.is_none_or(|horizon| item <= horizon) {
                     let entry = Entry { version: *version, is_plain: *is_plain };
-                    listed.entry(key).or_default().push((*node, entry));
+                    listed.entry(item).or_default().push((*node, entry));
                 }
             }
         }
-        let candidates = listed.iter().filter_map(|(key, by)| self.judge(&answers, key, by));
+        let judged = listed.iter().filter_map(|(item, by)| {
+            let is_live = self.is_live(&answers, item.key(), by)?;
+            Some(Candidate { item: (*item).clone(), is_live })
+        });
         Listing {
-            candidates: candidates.collect(),
+            candidates: judged.collect(),
             horizon: horizon.cloned(),
             is_complete: self.is_complete(&answers),
         }
     }
 
-    /// Judges one key by the answers; `None`: it does not exist.
-    fn judge(&self, answers: &Answers<'_>, key: &Key, by: &[(NodeId, Entry)]) -> Option<Candidate> {
+    /// Whether what these nodes list of a key is certainly live; `None`: it does not exist.
+    fn is_live(&self, answers: &Answers<'_>, key: &Key, by: &[(NodeId, Entry)]) -> Option<bool> {
         let partition = key.partition(self.first.layout.partitions());
         let homes = || self.sets().flat_map(|set| set.homes(partition));
         let entry_of = |home: &NodeId| by.iter().find(|(node, _)| node == home).map(|(_, e)| *e);
@@ -143,7 +206,7 @@ impl<'a> Quorum<'a> {
         let first = ready().next().and_then(entry_of);
         let agreed = first.is_some_and(|first| first.is_plain)
             && ready().all(|home| entry_of(home) == first);
-        Some(Candidate { key: key.clone(), is_live: enough && agreed })
+        Some(enough && agreed)
     }
 
     fn is_complete(&self, answers: &Answers<'_>) -> bool {
@@ -160,7 +223,7 @@ impl<'a> Quorum<'a> {
     }
 }
 
-/// A node's index entry for a key.
+/// What a node lists of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     version: Version,
@@ -174,8 +237,8 @@ struct Answer<'a> {
     not_ready: BTreeSet<&'a Partition>,
 }
 
-impl<'a> From<&'a KeyPage> for Answer<'a> {
-    fn from(page: &'a KeyPage) -> Self {
+impl<'a, T> From<&'a ListPage<T>> for Answer<'a> {
+    fn from(page: &'a ListPage<T>) -> Self {
         Self { not_ready: page.not_ready.iter().collect() }
     }
 }
@@ -230,7 +293,7 @@ mod tests {
             .collect();
         let is_end = keys.len() < usize::from(question.limit);
         keys.truncate(usize::from(question.limit));
-        KeyPage { keys, is_end, not_ready: not_ready.to_vec() }
+        KeyPage { items: keys, is_end, not_ready: not_ready.to_vec() }
     }
 
     /// Lists the whole bucket as an entry node does, with reads that always give the right answer.
@@ -256,10 +319,10 @@ mod tests {
             let listing = quorum.join(&pages);
             complete &= listing.is_complete;
             for candidate in listing.candidates {
-                let is_live = truth.get(&candidate.key).copied().unwrap_or(false);
-                assert!(is_live || !candidate.is_live, "{:?} is deleted", candidate.key);
+                let is_live = truth.get(&candidate.item).copied().unwrap_or(false);
+                assert!(is_live || !candidate.is_live, "{:?} is deleted", candidate.item);
                 if is_live {
-                    found.push(candidate.key);
+                    found.push(candidate.item);
                 }
             }
             after = match listing.horizon {
@@ -360,13 +423,13 @@ mod tests {
         let entry = |(name, v, plain): &(&str, u8, bool)| (key(name), version(*v), *plain);
         let page = |(node, keys): &(&str, &[(&str, u8, bool)])| {
             let keys = keys.iter().map(entry).collect();
-            (NodeId::parse(node).unwrap(), KeyPage { keys, is_end, not_ready: vec![] })
+            (NodeId::parse(node).unwrap(), KeyPage { items: keys, is_end, not_ready: vec![] })
         };
         of.iter().map(page).collect()
     }
 
     /// On one node out of one, with R = 1.
-    fn judge_alone(is_plain: bool) -> Vec<Candidate> {
+    fn judge_alone(is_plain: bool) -> Vec<Candidate<Key>> {
         let member = layout().members()[0].clone();
         let layout = Layout::new(1, PARTITIONS, vec![member]).unwrap();
         let keys: &[(&str, u8, bool)] = &[("k", 1, is_plain)];
@@ -375,15 +438,15 @@ mod tests {
 
     #[test]
     fn a_key_that_is_not_plain_is_settled_by_a_read() {
-        assert_eq!(judge_alone(true), [Candidate { key: key("k"), is_live: true }]);
-        assert_eq!(judge_alone(false), [Candidate { key: key("k"), is_live: false }]);
+        assert_eq!(judge_alone(true), [Candidate { item: key("k"), is_live: true }]);
+        assert_eq!(judge_alone(false), [Candidate { item: key("k"), is_live: false }]);
     }
 
     #[test]
     fn invalid_pages_are_not_admitted() {
         let page = |names: &[&str], is_end| {
             let keys = names.iter().map(|name| (key(name), version(1), true)).collect();
-            KeyPage { keys, is_end, not_ready: vec![] }
+            KeyPage { items: keys, is_end, not_ready: vec![] }
         };
         let asked = ListRequest { prefix: "a/".into(), ..question(Some(key("a/1")), 2) };
         assert!(asked.admits(&page(&["a/2", "a/3"], false)));
@@ -395,7 +458,7 @@ mod tests {
         assert!(!asked.admits(&page(&["b/2"], true)), "another prefix");
         assert!(!asked.admits(&page(&["a/2", "a/3", "a/4"], true)), "too many");
         let other = Key::new("other", b"a/2").unwrap();
-        let page = KeyPage { keys: vec![(other, version(1), true)], ..page(&[], true) };
+        let page = KeyPage { items: vec![(other, version(1), true)], ..page(&[], true) };
         assert!(!asked.admits(&page), "another bucket");
     }
 
@@ -407,7 +470,7 @@ mod tests {
         let rest = pages(&[("n2", &[("a", 1, true), ("b", 1, true), ("d", 1, true)])], true);
         let listing = quorum.join(&full.into_iter().chain(rest).collect());
         assert_eq!(listing.horizon, Some(key("c")));
-        assert!(listing.candidates.iter().all(|candidate| candidate.key <= key("c")));
+        assert!(listing.candidates.iter().all(|candidate| candidate.item <= key("c")));
         assert!(!listing.is_complete, "three of five nodes did not answer");
     }
 }

@@ -18,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub use self::cluster::{Cluster, ClusterReply, Formation, MoveProgress};
 pub use self::data::{Data, DataReply};
 use self::head::{Family, Field, Head, Unreadable};
-pub use self::query::{KeyPage, Query, QueryReply};
+pub use self::query::{Query, QueryReply};
 pub use self::refusal::Refusal;
 pub use self::repair::{DISTRUSTED_KEYS_MAX, Decision, Distrusted, Repair, RepairReply, Rows};
 pub use self::status::Status;

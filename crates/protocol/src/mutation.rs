@@ -91,7 +91,11 @@ mutations! {
     ExpiredShown, "expired-shown", "a read shows what has expired until it is removed";
     // The feed.
     PositionOfAnotherHome, "position-of-another-home", "a feed takes its place in one log for that in all";
+    FillNotLogged, "fill-not-logged", "what a filling node receives is in no log of its own";
     StalledPartitionSkipped, "stalled-partition-skipped", "a page of a feed is complete whoever answered";
+    // Secondary indexes.
+    IndexOfCovered, "index-of-covered", "the index entries of values that are gone are kept";
+    IndexOutsideBatch, "index-outside-batch", "index entries are written before the batch of their row";
     // Nodes that come back behind.
     BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";
     PeersForgotten, "peers-forgotten", "a start forgets what was known of peers' disks";

@@ -22,21 +22,16 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::lifetimes::{self, nothing_expired_is_shown};
-use crate::listing::list_all;
 use crate::machine::Machine;
 use crate::monitor::Monitor;
 use crate::setup::Setup;
-use crate::values::{changes, value_of, write_id};
+use crate::values::{changes, metadata_of, value_of, write_id};
 use crate::world::World;
 use quorate_oracle::history::{End, Saw, WriteNo};
 use quorate_oracle::{Read, Verdict, Violation};
 
 /// How much longer a patient client waits than its entry node may take.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// R of a listing, which is that of the bucket.
-const R_OF_LISTINGS: u16 = 2;
-/// How often one lists, until a listing is complete.
-const LISTINGS_MAX: usize = 3;
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a client attempts the same write.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -62,7 +57,7 @@ pub(crate) struct Client {
 /// What a client saw of a key.
 #[derive(Clone)]
 pub(crate) struct Session {
-    shown: BTreeSet<WriteNo>,
+    pub(crate) shown: BTreeSet<WriteNo>,
     context: Context,
     version: Version,
 }
@@ -77,7 +72,9 @@ impl Client {
             }
             sleep(self.world.at_most_ms(self.setup.thinking_ms_max)).await;
             let key = self.world.pick(&keys);
-            if self.world.percent(4) {
+            if self.setup.is_indexed && self.world.percent(8) {
+                self.find().await;
+            } else if self.world.percent(4) {
                 self.list().await;
             } else if self.world.percent(40) {
                 self.read(key).await;
@@ -148,36 +145,6 @@ impl Client {
             entry::read(&node, &key, options, Recorder::off()).await.0.ok()
         };
         self.ask(read).await?
-    }
-
-    /// Lists the keys of the bucket, a few a page.
-    async fn list(&mut self) {
-        let begun = self.world.record().tick();
-        let Some(listed) = self.ask(list_all).await else { return };
-        self.world.note(format_args!("c{} lists {listed:?}", self.number));
-        let Some(listed) = listed else { return };
-        let verdict =
-            self.world.record().check_listing((begun, R_OF_LISTINGS), &self.setup.keys(), &listed);
-        self.world.judge(verdict);
-    }
-
-    /// Lists through this node, where every key has a value.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub(crate) async fn list_from(&self, node: &Arc<Node>) -> Result<(), String> {
-        let mut listed = None;
-        for _ in 0..LISTINGS_MAX {
-            listed = list_all(node.clone()).await;
-            if listed.is_some() {
-                break;
-            }
-            sleep(PATIENCE).await; // a cluster record may have come into force meanwhile
-        }
-        let listed = listed.ok_or("no listing is complete")?;
-        let keys = self.setup.keys();
-        let missing = keys.iter().find(|key| !listed.contains(key));
-        missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
     }
 
     /// Judges and remembers what a read returned: the writes that it showed.
@@ -313,6 +280,10 @@ impl Client {
             context_stamp: seen.stamp,
             write_id: write_id(number, 0),
             value: has_value.then(|| value_of(number)),
+            metadata: match has_value && self.setup.is_indexed {
+                true => metadata_of(number),
+                false => Default::default(),
+            },
             ..Draft::default()
         };
         self.plain_write(key, draft, (w, strict))

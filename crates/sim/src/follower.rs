@@ -71,7 +71,7 @@ impl Follower {
     }
 
     /// Has the bucket given its feed; returns whether a node did.
-    async fn begin(&self) -> bool {
+    pub(crate) async fn begin(&self) -> bool {
         for _ in 0..BEGUN_MAX {
             let bucket = self.bucket.clone();
             let settings = Settings { feed_retention_s: Some(RETENTION_S), ..Settings::default() };
@@ -91,7 +91,7 @@ impl Follower {
     }
 
     /// Asks for one page, and judges it. Returns whether it was complete and had nothing.
-    async fn follow(&mut self) -> Option<bool> {
+    pub(crate) async fn follow(&mut self) -> Option<bool> {
         let begun = self.client.world.record().tick();
         let begins = if self.client.world.percent(50) { "now" } else { "oldest" };
         let cursor = self.cursor.clone().unwrap_or_else(|| begins.to_owned());

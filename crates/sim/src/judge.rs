@@ -124,15 +124,19 @@ impl Cluster {
                 self.serves(node.me, self.auditor().read_from(&node, &key).await);
             }
         }
+        let mut auditor = self.auditor();
         for key in self.setup.keys() {
             // One that is down has kept the cluster from converging, which is judged already.
             let members: Vec<_> =
                 self.machines.iter().filter(|machine| !machine.waits()).cloned().collect();
             let Some(process) = self.world.pick(&members).process() else { continue };
-            self.serves(process.node.me, self.auditor().overwrite(&process.node, &key).await);
+            self.serves(process.node.me, auditor.overwrite(&process.node, &key).await);
         }
         for node in self.nodes() {
-            self.serves(node.me, self.auditor().list_from(&node).await);
+            self.serves(node.me, auditor.list_from(&node).await);
+            if self.setup.is_indexed {
+                self.serves(node.me, auditor.find_from(&node).await);
+            }
         }
     }
 
@@ -239,6 +243,10 @@ fn wrong_leaves(node: &Node) -> Option<String> {
             }
         }
     }
-    let wrong = found.repaired() - found.moved_rows;
+    let strays = match node.store.scrub_index_some(None, || false) {
+        Ok((strays, _)) => strays,
+        Err(error) => return Some(format!("{}: {error}", node.me)),
+    };
+    let wrong = found.repaired() - found.moved_rows + strays;
     (wrong > 0).then(|| format!("{} leaves or index entries on {}", wrong, node.me))
 }

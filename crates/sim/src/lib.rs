@@ -25,6 +25,7 @@ mod client;
 mod cluster;
 mod dice;
 mod faults;
+mod focus;
 mod follower;
 pub mod histories;
 mod host;

@@ -187,6 +187,21 @@ impl Record {
         keys.iter().filter(|key| !self.lifetimes.has(&key.to_string())).try_for_each(check)
     }
 
+    /// Checks a complete listing of the index by R = `r`: the writes whose values it has, and their keys.
+    pub(crate) fn check_index(
+        &self,
+        asked: (Moment, u16),
+        keys: &[Key],
+        found: &[(WriteNo, Key)],
+    ) -> Verdict {
+        let check = |key: &Key| {
+            let of_key = found.iter().filter(|(_, of)| of == key).map(|(write, _)| *write);
+            let (hits, name) = (of_key.collect::<BTreeSet<WriteNo>>(), key.to_string());
+            self.oracle.check_index(asked, &name, &hits)
+        };
+        keys.iter().filter(|key| !self.lifetimes.has(&key.to_string())).try_for_each(check)
+    }
+
     /// Checks what is left of a key.
     pub(crate) fn check_final(
         &mut self,

@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use clap::ValueEnum;
 use quorate_engine::config::Config;
 use quorate_protocol::name::Key;
 use quorate_protocol::tree::leaf_of;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dice::Dice;
+pub use crate::focus::Focus;
 use crate::typed;
 
 /// The kinds of faults. Each run has some of them only: what all together hide, few of them show
@@ -153,6 +153,9 @@ pub(crate) struct Setup {
     /// Subscribers to the feed of the bucket.
     #[serde(default)]
     pub(crate) followers: usize,
+    /// Whether each value has an entry in an index, for which clients ask too.
+    #[serde(default)]
+    pub(crate) is_indexed: bool,
     /// For how long a value must have expired before it is removed, in milliseconds.
     #[serde(default)]
     pub(crate) expired_age_ms: u64,
@@ -164,33 +167,6 @@ pub(crate) struct Setup {
 fn with_some(fault: Fault, others: [Fault; 3], dice: &mut Dice) -> Vec<Fault> {
     let others = others.into_iter().filter(|_| dice.percent(30));
     [fault].into_iter().chain(others).collect()
-}
-
-/// What a run is about: some faults and little else, at a pace at which they meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Focus {
-    /// A disk is copied, and comes back as it was.
-    Copies,
-    /// Links between nodes are cut, and what is on its way arrives late; deletes are reaped meanwhile.
-    Links,
-    /// The bucket's n changes again and again.
-    Counts,
-    /// Nothing fails; requests meet.
-    Requests,
-    /// Nodes join, leave and are replaced all the time.
-    Layouts,
-    /// Typed values, under any faults.
-    Types,
-    /// Values that expire, under any faults.
-    Expiry,
-    /// Subscribers that follow what changes, under any faults.
-    Feeds,
-}
-
-impl Focus {
-    /// What a run may be about by chance. Typed values have clients of their own in any run.
-    const BY_CHANCE: [Self; 5] =
-        [Self::Copies, Self::Links, Self::Counts, Self::Requests, Self::Layouts];
 }
 
 impl Setup {
@@ -205,7 +181,7 @@ impl Setup {
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
             Some(Focus::Layouts) => setup.about_layouts(dice),
-            Some(Focus::Types | Focus::Expiry | Focus::Feeds) => {} // drawn below
+            Some(Focus::Types | Focus::Expiry | Focus::Feeds | Focus::Indexes) => {} // drawn below
             None => {}
         }
         if setup.spares == 0 && dice.percent(25) {
@@ -243,6 +219,10 @@ impl Setup {
         if has_feed {
             setup.followers = dice.between(1, 2) as usize;
         }
+        setup.is_indexed = match focus {
+            Some(focus) => focus == Focus::Indexes,
+            None => dice.percent(25),
+        };
         setup
     }
 
@@ -279,6 +259,7 @@ impl Setup {
             deletes_percent: 0,
             lifetimes_percent: 0,
             followers: 0,
+            is_indexed: false,
             expired_age_ms: 0,
             crashes_at_end: true,
         }
@@ -324,6 +305,7 @@ impl Setup {
             deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
             lifetimes_percent: 0,
             followers: 0,
+            is_indexed: false,
             expired_age_ms: 0,
             crashes_at_end: dice.percent(50),
         }
@@ -453,6 +435,7 @@ impl Setup {
         add(&|setup| setup.crashes_at_end = false);
         add(&|setup| setup.grace_ms = None);
         add(&|setup| setup.lifetimes_percent = 0);
+        add(&|setup| setup.is_indexed = false);
         smaller
     }
 

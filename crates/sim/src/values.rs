@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use quorate_engine::node::Node;
 use quorate_oracle::history::WriteNo;
+use quorate_protocol::index::{IndexName, IndexValue};
 use quorate_protocol::name::Key;
-use quorate_protocol::object::{Object, Sibling, WriteId};
+use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
 use quorate_protocol::row::Row;
 use quorate_storage::{Blocking, Error};
 
@@ -25,6 +26,25 @@ pub(crate) fn write_of(id: WriteId) -> WriteNo {
 pub(crate) fn value_of(write: WriteNo) -> Bytes {
     let padding = write.0 as usize * 37 % 150;
     Bytes::from(format!("{write}:{}", "v".repeat(padding)))
+}
+
+/// The index of the bucket that clients use, if it has one.
+pub(crate) const INDEX: &str = "write_i";
+
+/// The metadata of a value that is in the index: the number of its write.
+pub(crate) fn metadata_of(write: WriteNo) -> Metadata {
+    let entry =
+        IndexName::parse(INDEX).map(|it| it.as_metadata(&IndexValue::Integer(write.0.into())));
+    Metadata { user: entry.into_iter().collect(), ..Metadata::default() }
+}
+
+/// The write whose value has this entry.
+pub(crate) fn indexed(entry: &IndexValue) -> WriteNo {
+    let number = match entry {
+        IndexValue::Integer(number) => u32::try_from(*number).ok(),
+        IndexValue::Text(_) => None,
+    };
+    WriteNo(number.unwrap_or(u32::MAX))
 }
 
 /// A node's own row of a key.

@@ -101,6 +101,8 @@ mutations_are_found! {
         expired_shown: ExpiredShown about Some(Focus::Expiry), from 1,
         position_of_another_home: PositionOfAnotherHome about Some(Focus::Feeds), from 1,
         stalled_partition_skipped: StalledPartitionSkipped about Some(Focus::Feeds), from 1,
+        index_of_covered: IndexOfCovered about Some(Focus::Indexes), from 1,
+        index_outside_batch: IndexOutsideBatch about Some(Focus::Indexes), from 1,
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links), from 1,
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links), from 1,
         reap_without_full_proof: ReapWithoutFullProof about Some(Focus::Links), from 1,

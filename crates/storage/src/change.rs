@@ -1,6 +1,7 @@
 //! The read-modify-write of one row: written back in one batch with the data derived from it.
 
 use bytes::{Bytes, BytesMut};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::row::Row;
@@ -15,6 +16,7 @@ use crate::hints::Reservation;
 use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Place};
 use crate::rows::RowCache;
+use crate::secondary_index;
 use crate::store::{OnChange, Store, undecodable};
 
 /// Upper bound on a row's bytes in addition to its object.
@@ -147,6 +149,12 @@ impl Store {
         let about = update.row_bytes_about() + BATCH_BYTES_ABOUT;
         let mut batch = self.engine.batch_with_room(about);
         let (row, staged) = self.stage(&mut batch, update)?;
+        if mutated(Mutation::IndexOutsideBatch) {
+            let mut before = self.engine.batch();
+            let new = Entries::of(&update.row, &row);
+            secondary_index::stage(&mut before, update.key, &update.old, &new)?;
+            self.engine.write(before, blocking)?;
+        }
         self.engine.write(batch, blocking)?;
         staged.apply();
         Ok(row)

@@ -9,6 +9,7 @@
 //! | `conflicts` | bucket NUL key | siblings to show (u32) |
 //! | `tombstones` | partition (u16), bucket NUL key | since when (u64) and version |
 //! | `expiries` | partition (u16), when (u64), bucket NUL key | empty |
+//! | `index` | bucket NUL index NUL value key | as in `keys` |
 //! | `feeds` | bucket, or bucket NUL number (u64) | the log's description, or when, version and key |
 //! | `hints` | target NUL, bucket NUL key | encoded row |
 //! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
@@ -35,6 +36,7 @@ pub(crate) enum Column {
     Conflicts,
     Tombstones,
     Expiries,
+    Index,
     Feeds,
     Hints,
     HintTotals,
@@ -42,13 +44,14 @@ pub(crate) enum Column {
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Objects,
         Self::Merkle,
         Self::Keys,
         Self::Conflicts,
         Self::Tombstones,
         Self::Expiries,
+        Self::Index,
         Self::Feeds,
         Self::Hints,
         Self::HintTotals,
@@ -66,6 +69,7 @@ impl Column {
             | Self::Conflicts
             | Self::Tombstones
             | Self::Expiries
+            | Self::Index
             | Self::Feeds
             | Self::Hints
             | Self::Meta => None,
@@ -80,6 +84,7 @@ impl Column {
             Self::Conflicts => "conflicts",
             Self::Tombstones => "tombstones",
             Self::Expiries => "expiries",
+            Self::Index => "index",
             Self::Feeds => "feeds",
             Self::Hints => "hints",
             Self::HintTotals => "hint_totals",

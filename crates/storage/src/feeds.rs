@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use quorate_protocol::feed::{Page, Position};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Version;
 use quorate_protocol::time::WallTime;
@@ -177,7 +178,9 @@ impl Feeds {
             News::Change(now) => now,
             News::Received(now) => {
                 let kept_since = now.0.saturating_sub(log.retention_ms());
-                if update.row.object.stamp_max().wall_time().0 < kept_since {
+                if mutated(Mutation::FillNotLogged)
+                    || update.row.object.stamp_max().wall_time().0 < kept_since
+                {
                     return Ok(None);
                 }
                 now

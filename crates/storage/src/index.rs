@@ -5,6 +5,7 @@
 //! indexes cannot disagree after a crash. The in-memory copies ([`Pending`]) are updated once the
 //! batch is written.
 
+use quorate_protocol::index::{IndexName, IndexValue};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
@@ -16,6 +17,7 @@ use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
 use crate::backend::Batch;
 use crate::columns::{Column, expiry_key, leaf_key, tombstone_key};
 use crate::error::Error;
+use crate::secondary_index;
 use crate::store::Store;
 use crate::trees::{LiveLeaf, PartitionTrees};
 
@@ -24,7 +26,7 @@ use crate::trees::{LiveLeaf, PartitionTrees};
 const LARGE_ROW_BYTES: usize = 16 << 10;
 
 /// The data derived from a home row; the default is for no row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entries {
     /// The n of its tree, and its version.
     pub(crate) leaf: Option<(u16, Version)>,
@@ -36,6 +38,8 @@ pub(crate) struct Entries {
     pub(crate) tombstone: Option<(WallTime, Version)>,
     /// A value of it expires: when the first does.
     pub(crate) expiry: Option<WallTime>,
+    /// Its entries in secondary indexes, in order.
+    pub(crate) index: Vec<(IndexName, IndexValue)>,
 }
 
 /// The key index's entry for a row with a value.
@@ -70,6 +74,7 @@ impl Entries {
             key: (!is_deleted).then_some(listing),
             tombstone: is_deleted.then_some((row.since, version)),
             expiry: object.next_expiry(),
+            index: object.index_entries(),
         }
     }
 }
@@ -161,6 +166,7 @@ impl Store {
                 batch.put(Column::Expiries, expiry_key(partition, at, key), b"")?;
             }
         }
+        secondary_index::stage(batch, key, old, new)?;
         let tombstones = i8::from(new.tombstone.is_some()) - i8::from(old.tombstone.is_some());
         let leaf = leaf_of(key);
         let mut changes = [None, None];

@@ -11,6 +11,7 @@
 //! * `status`, `database_stats`, `durations`: the store's state and its numbers;
 //! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
 //! * `feeds`: logs of what changed; `expiries`: what expires, and when;
+//!   `secondary_index`: which keys have which index entry;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
 //!   after a start; `backups`: copies for somebody to fetch;
 //! * `sync`: the group commit that acknowledgements wait for;
@@ -71,6 +72,7 @@ mod rocks;
 mod rows;
 mod scan;
 mod scrub;
+mod secondary_index;
 mod simulated;
 mod starts;
 mod status;
@@ -103,5 +105,6 @@ pub use page::{MERGE_BATCH_ROWS, Source};
 pub use reassign::{KeyCursor, ReassignStep};
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};
+pub use secondary_index::IndexCursor;
 pub use simulated::{Crash, LogPositions, SimulatedDisk};
 pub use store::{Merged, MintedRow, OnChange, ReplicaCountOf, Store};

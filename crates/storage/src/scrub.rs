@@ -1,12 +1,11 @@
 //! The scrub: compares trees and indexes with the rows they are derived from, and repairs them.
 //!
-//! Rows, leaves and index entries change in one batch, so in one snapshot they must agree. A leaf
-//! is repaired by XORing the difference, which is correct whatever has been written since. That
-//! does not work for an index entry: it is rebuilt from its row, under the row's stripe. A
-//! difference is a bug in this crate or a fault of the disk, never a race.
+//! Rows, leaves and index entries change in one batch, so in one snapshot they must agree. A leaf is repaired
+//! by XORing the difference, which is correct whatever has been written since. An index entry is rebuilt from
+//! its row, under the row's stripe. A difference is a bug in this crate or a fault of the disk, never a race.
 //!
-//! A partition is scrubbed in pieces of some leaves, each with its own snapshot, then its tombstone
-//! index, so that the caller can throttle it.
+//! A partition is scrubbed in pieces of some leaves, each with its own snapshot, then its tombstone index, so
+//! that the caller can throttle it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -24,6 +23,7 @@ use crate::disk::Need;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
+use crate::secondary_index;
 use crate::store::{Store, undecodable};
 use crate::walk::next_of;
 
@@ -38,8 +38,7 @@ pub struct Scrubbed {
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Rows that cannot be decoded. They are left unchanged, and reads of them fail instead of
-    /// answering "absent".
+    /// Rows that cannot be decoded. They are left unchanged; reads of them fail, and do not answer "absent".
     pub damaged_rows: u64,
     /// Rows that a newer release wrote. They are left unchanged like damaged ones, and so are the
     /// leaves of those whose tree is unknown.
@@ -96,14 +95,12 @@ struct Piece<'a> {
 }
 
 impl Store {
-    /// Compares the trees and the indexes of one partition with its rows, and repairs differences:
-    /// at least one leaf, and more until `is_time_over`. Returns where to continue; `None` at the
-    /// end. Entries without a row are found only in the tombstone index. Reads every row: throttle
-    /// it. Blocks on the disk.
+    /// Compares the trees and the indexes of one partition with its rows, and repairs differences: at least
+    /// one leaf, and more until `is_time_over`. Returns where to continue; `None` at the end. Entries without
+    /// a row are found only in the tombstone index. Reads every row: throttle it. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], and
-    /// those of a write.
+    /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], those of a write.
     pub fn scrub_some(
         &self,
         partition: Partition,
@@ -338,7 +335,8 @@ impl Piece<'_> {
 }
 
 /// The index entries that a key must have: column, key and value of each; `None` for no entry. Without
-/// one in the index of what expires nothing is said about that: a stray entry is found where it is used.
+/// one in the index of what expires, or in a secondary one, nothing is said about that: a stray entry is
+/// found where it is used, or by [`Store::scrub_index_some`].
 fn index_entries(
     partition: Partition,
     key: &Key,
@@ -346,6 +344,8 @@ fn index_entries(
 ) -> impl Iterator<Item = (Column, Vec<u8>, Option<Vec<u8>>)> + use<> {
     let expiry =
         entries.expiry.map(|at| (Column::Expiries, expiry_key(partition, at, key), Some(vec![])));
+    let index = secondary_index::wanted(key, entries).into_iter();
+    let index = index.map(|(entry_key, entry)| (Column::Index, entry_key, Some(entry)));
     let key_bytes = key.as_bytes().to_vec();
     [
         (
@@ -362,6 +362,7 @@ fn index_entries(
     ]
     .into_iter()
     .chain(expiry)
+    .chain(index)
 }
 
 #[cfg(test)]

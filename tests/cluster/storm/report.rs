@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) typed: usize,
     /// Changes that a subscriber got, pages that it lost, and cursors of it that expired.
     pub(crate) followed: (usize, usize, usize),
+    /// Entries that the index had in the end.
+    pub(crate) indexed: usize,
     pub(crate) converged_in: Duration,
     pub(crate) disks: Disks,
     pub(crate) found: Findings,
@@ -108,6 +110,7 @@ impl fmt::Display for Report {
         line("changes that a subscriber got", changes)?;
         line("  pages of them that it lost", lost)?;
         line("  cursors that had expired", expired)?;
+        line("entries of the index", &self.indexed)?;
         line("elements lost", &self.found.lost)?;
         line("elements phantom", &self.found.phantom)?;
         line("siblings resurrected", &self.found.resurrected)?;

@@ -109,6 +109,7 @@ async fn lose_and_restore(plan: Plan) {
         ended: work.deleted_keys.ended().len(),
         typed: work.typed_values.len(),
         followed: (0, 0, 0),
+        indexed: 0,
         converged_in,
         layouts: None,
         restored: Some(Restored {

@@ -15,7 +15,7 @@ use crate::cluster::buckets::BucketsError;
 use crate::cluster::view::ClusterView;
 use crate::host::Urgency;
 use crate::node::Node;
-use crate::ops::{keys, replica};
+use crate::ops::{listing, replica};
 
 /// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
 /// that is up before this returns, and to the others when they are back. If no node has a record of
@@ -61,8 +61,8 @@ async fn check_type(
         (Some(has), wanted) if wanted != Some(has) => Err(BucketsError::Typed { has }),
         (None, Some(_)) => {
             let (bucket, prefix, after, limit) = (bucket.clone(), String::new(), None, 1);
-            let page = keys::list(node, &ListRequest { bucket, prefix, after, limit }).await;
-            match (page.keys.is_empty() && page.next.is_none(), page.is_complete) {
+            let page = listing::list(node, &ListRequest { bucket, prefix, after, limit }).await;
+            match (page.items.is_empty() && page.next.is_none(), page.is_complete) {
                 (true, true) => Ok(()),
                 (true, false) => Err(BucketsError::Unlisted),
                 (false, _) => Err(BucketsError::NotEmpty),

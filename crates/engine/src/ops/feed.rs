@@ -10,15 +10,15 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use quorate_protocol::feed::{Changes, Cursor, Page, Position, Promise};
-use quorate_protocol::message::{Message, Query, QueryReply, Reply};
-use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::message::{Message, Query, QueryReply, Refusal, Reply};
+use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::time::WallTime;
 
 use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::ops::keys;
+use crate::ops::listing;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
 /// Reads of changed keys in flight at a time.
@@ -31,7 +31,7 @@ pub struct Question {
     pub bucket: Bucket,
     /// Only changes of keys with this prefix.
     pub prefix: String,
-    /// The most changes on a page, 1 to [`keys::LIMIT_MAX`].
+    /// The most changes on a page, 1 to [`listing::LIMIT_MAX`].
     pub limit: u16,
 }
 
@@ -204,11 +204,14 @@ pub async fn answer(
     question: Question,
     position: Position,
 ) -> Reply {
-    if let Err(refusal) = keys::check(node, &question.prefix, question.limit) {
+    if question.prefix.len() > KEY_BYTES_MAX {
+        return Reply::Refused(Refusal::Malformed);
+    }
+    if let Err(refusal) = listing::check(node, question.limit) {
         return Reply::Refused(refusal);
     }
     // Before the log is read: what a partition that is ready now has received is in the log.
-    let not_ready = keys::not_ready(node, view, question.bucket.as_str());
+    let not_ready = listing::not_ready(node, view, question.bucket.as_str());
     let read = on_blocking_pool(node, move |node| {
         let Question { bucket, prefix, limit } = &question;
         node.store.feed(bucket.as_str(), prefix, position, usize::from(*limit))

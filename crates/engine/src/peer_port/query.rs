@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quorate_protocol::index::IndexRequest;
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Query, QueryReply, Reply, WithPayload};
 use quorate_protocol::name::{Bucket, Key};
@@ -10,7 +11,7 @@ use crate::background::work;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::replica::{self, refusal_of};
-use crate::ops::{feed, feed_watch, keys};
+use crate::ops::{feed, feed_watch, listing};
 
 /// Executes one.
 pub(super) async fn carry_out(
@@ -25,7 +26,11 @@ pub(super) async fn carry_out(
         }
         Query::Keys { bucket, prefix, after, limit } => {
             let question = ListRequest { bucket, prefix, after, limit };
-            WithPayload::bare(keys::answer(node, view, question).await)
+            WithPayload::bare(listing::answer(node, view, question).await)
+        }
+        Query::Index { bucket, range, after, limit } => {
+            let question = IndexRequest { bucket, range, after, limit };
+            WithPayload::bare(listing::answer(node, view, question).await)
         }
         Query::Feed { bucket, prefix, position, limit } => {
             let question = feed::Question { bucket, prefix, limit };

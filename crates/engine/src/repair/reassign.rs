@@ -159,7 +159,33 @@ pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
         scrub_partition(&node, partition).await;
         job.progress(number % partitions + 1, partitions);
         if number % partitions == partitions - 1 {
+            scrub_indexes(&node).await;
             node.swept.scrubbed_at_ms.store(node.uptime().0, Relaxed);
+        }
+    }
+}
+
+/// Looks for entries of secondary indexes that no row has. Returns how many there were.
+pub async fn scrub_indexes(node: &Arc<Node>) -> u64 {
+    let (mut found, mut from) = (0, None);
+    loop {
+        let piece = move |node: &Node| {
+            let began = Instant::now();
+            node.store.scrub_index_some(from, || began.elapsed() >= STEP_TIME)
+        };
+        match work::run_throttled(node, &node.anti_entropy.throttle, piece).await {
+            Ok((some, next)) => {
+                found += some;
+                from = next;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not scrub the secondary indexes");
+                from = None;
+            }
+        }
+        if from.is_none() {
+            node.swept.wrong_leaves.fetch_add(found, Relaxed);
+            return found;
         }
     }
 }

@@ -1,12 +1,10 @@
 //! The messages that look at what other nodes hold, for an operator or a listing.
 
-use serde::{Deserialize, Serialize};
-
 use super::head::family;
 use crate::feed::{self, Position};
-use crate::layout::Partition;
+use crate::index::{Hit, IndexPage, IndexRange};
+use crate::listing::KeyPage;
 use crate::name::{Bucket, Key, NodeId};
-use crate::object::Version;
 
 family! {
     /// A look at what another node holds.
@@ -53,6 +51,17 @@ family! {
             /// The buckets.
             buckets: Vec<Bucket>,
         },
+        /// List entries of a secondary index from the receiver's own: [`QueryReply::Index`].
+        0x65 Index {
+            /// The bucket.
+            bucket: Bucket,
+            /// Which entries.
+            range: IndexRange,
+            /// After this one.
+            after: Option<Hit>,
+            /// The most entries to return.
+            limit: u16,
+        },
     }
 }
 
@@ -79,17 +88,7 @@ family! {
         0x63 Feed(page: Option<feed::Page>),
         /// The number of the last entry of each log; 0 for one that there is not.
         0x64 FeedEnds(ends: Vec<u64>),
+        /// Entries of an index in order.
+        0x65 Index(page: IndexPage),
     }
-}
-
-/// Live keys of a bucket as one node knows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyPage {
-    /// The keys in order, each with the version of its row and whether it is plain: one value and
-    /// no conflict, which needs no read to settle it.
-    pub keys: Vec<(Key, Version, bool)>,
-    /// Whether this is the last page.
-    pub is_end: bool,
-    /// Partitions that the node is a home replica of and has not received.
-    pub not_ready: Vec<Partition>,
 }

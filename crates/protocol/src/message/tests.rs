@@ -20,8 +20,10 @@ use crate::generation::{Remembered, Start};
 use crate::get::{ReadKind, RowKind};
 use crate::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 use crate::hex::hex;
+use crate::index::{Hit, IndexName, IndexPage, IndexRange, IndexValue};
 use crate::layout::Partition;
 use crate::lifetime::Lifetime;
+use crate::listing::KeyPage;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
@@ -126,11 +128,20 @@ fn write() -> Box<Write> {
     })
 }
 
+/// Some entries of an index, and one of them.
+fn index_entries() -> (IndexRange, Option<Hit>) {
+    let index = IndexName::parse("age_i").unwrap();
+    let from = Some(IndexValue::Integer(-300));
+    let after = Hit { value: IndexValue::Integer(300), key: key() };
+    (IndexRange { index, from, to: None }, Some(after))
+}
+
 /// One of each message.
 fn messages() -> Vec<Message> {
     let (tree, leaves) = (Tree { partition: Partition(7), n: 3 }, LeafSet::all());
     let tombstones = vec![(key(), Version([2; 16]))];
     let bucket = Bucket::parse("carts").unwrap();
+    let (range, after) = index_entries();
     let mut events = Events::default();
     events.push(Event { us: 70_000, kind: Kind::Acked, node: node("n3"), note: Note::Nothing });
     let answer = WriteAnswer::Unavailable(Refusal::Busy);
@@ -187,7 +198,8 @@ fn messages() -> Vec<Message> {
             limit: 300,
         }
         .into(),
-        Query::FeedEnds { buckets: vec![bucket] }.into(),
+        Query::FeedEnds { buckets: vec![bucket.clone()] }.into(),
+        Query::Index { bucket, range, after, limit: 300 }.into(),
     ]
 }
 
@@ -196,8 +208,14 @@ fn replies() -> Vec<Reply> {
     let versions = vec![Version([1; 16]), Version::ABSENT];
     let page = Page { versions: vec![(key(), Version([3; 16]))], is_end: true };
     let keys = KeyPage {
-        keys: vec![(key(), Version([3; 16]), true)],
+        items: vec![(key(), Version([3; 16]), true)],
         is_end: false,
+        not_ready: vec![Partition(300)],
+    };
+    let hit = Hit { value: IndexValue::Text("ü".to_owned()), key: key() };
+    let index = IndexPage {
+        items: vec![(hit, Version([3; 16]), false)],
+        is_end: true,
         not_ready: vec![Partition(300)],
     };
     let feed = feed::Page {
@@ -244,6 +262,7 @@ fn replies() -> Vec<Reply> {
         QueryReply::Keys(keys).into(),
         QueryReply::Feed(Some(feed)).into(),
         QueryReply::FeedEnds(vec![0, 300]).into(),
+        QueryReply::Index(index).into(),
         Reply::Refused(Refusal::Unsupported),
         Reply::NotFilled,
     ]

@@ -11,6 +11,7 @@ mod backups;
 mod deletes;
 mod disks;
 mod epochs;
+mod feeds;
 mod moves;
 mod scene;
 mod tokens;
@@ -63,6 +64,7 @@ pub const HISTORIES: &[History] = &[
     backups::A_DELETE_IN_ONE_COPY,
     votes::A_DECISION_THAT_FEW_KNOW,
     votes::A_DECISION_THAT_A_DISK_FORGETS,
+    feeds::HOMES_THAT_ARE_ALL_REPLACED,
     tokens::A_REVOCATION_THAT_ONE_MISSED,
     tokens::A_REVOCATION_UNHEARD,
 ];

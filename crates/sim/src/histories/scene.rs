@@ -1,11 +1,12 @@
 //! The words of hand-made histories: a small cluster, one key, and what is done to them; `members` has those
-//! about who is a member, `backups` those about backups of all.
+//! about who is a member, `backups` those about backups of all, `feeds` those about subscribers.
 //!
 //! A step that does not do what the history is about ends it: it proves nothing from there on, with a
 //! deliberate bug or without. What clients are promised is judged instead ([`World::judge`]), and the
 //! history goes on.
 
 mod backups;
+mod feeds;
 pub(super) mod members;
 mod tokens;
 

@@ -108,6 +108,7 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
         Column::Conflicts
         | Column::Tombstones
         | Column::Expiries
+        | Column::Index
         | Column::Feeds
         | Column::Meta => cf.set_write_buffer_size(4 << 20),
     }

@@ -1,0 +1,245 @@
+//! The secondary index of each bucket: which keys have a value with which index entry.
+//!
+//! Its entries are derived from the rows, and change in the batch of their row (`index`). One of a small row
+//! says only that it is there: whoever lists it reads the row. One of a large row has the row's version, so
+//! that listing need not read it.
+
+use bytes::Bytes;
+use quorate_protocol::index::{Hit, IndexName, IndexRange, IndexValue};
+use quorate_protocol::mutation::{Mutation, mutated};
+use quorate_protocol::name::Key;
+use quorate_protocol::object::Version;
+use quorate_protocol::row::Row;
+use quorate_protocol::tree::Tree;
+
+use crate::backend::{Batch, Range};
+use crate::columns::Column;
+use crate::disk::Need;
+use crate::error::Error;
+use crate::index::{Entries, Listing, is_plain};
+use crate::options::{Blocking, Place};
+use crate::store::{Store, undecodable};
+use crate::walk::next_of;
+
+/// The sign of an integer in an entry's key: flipped, so that negative ones come first.
+const SIGN: u64 = 1 << 63;
+/// Entries that one call of [`Store::scrub_index_some`] removes at the most.
+const STRAYS_MAX: usize = 10_000;
+
+/// Where a check of the index goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexCursor(Vec<u8>);
+
+/// Adds the changes of a row's index entries to the row's batch.
+pub(crate) fn stage(
+    batch: &mut Batch<'_>,
+    key: &Key,
+    old: &Entries,
+    new: &Entries,
+) -> Result<(), Error> {
+    let is_same_row = old.key == new.key; // what the entries say of it
+    if is_same_row && old.index == new.index {
+        return Ok(());
+    }
+    for (index, value) in old.index.iter().filter(|entry| !new.index.contains(entry)) {
+        if !mutated(Mutation::IndexOfCovered) {
+            batch.delete(Column::Index, entry_key(key, index, value))?;
+        }
+    }
+    let Some(listing) = new.key else { return Ok(()) };
+    for entry in &new.index {
+        if !is_same_row || !old.index.contains(entry) {
+            batch.put(Column::Index, entry_key(key, &entry.0, &entry.1), listing.encode())?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries that a row must have: their keys and the value of each.
+pub(crate) fn wanted(key: &Key, entries: &Entries) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Some(listing) = entries.key else { return Vec::new() };
+    let of =
+        |(index, value): &(IndexName, IndexValue)| (entry_key(key, index, value), listing.encode());
+    entries.index.iter().map(of).collect()
+}
+
+impl Store {
+    /// Up to `limit` entries of a bucket's index that this node has as home replica, in order, after
+    /// `after`: each with the version of its key's row, and whether that is plain (one value and nothing
+    /// else). The cost is proportional to the page. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn indexed(
+        &self,
+        bucket: &str,
+        range: &IndexRange,
+        after: Option<&Hit>,
+        limit: usize,
+    ) -> Result<Vec<(Hit, Version, bool)>, Error> {
+        let prefix = prefix_of(bucket, &range.index);
+        let from = match (after, &range.from) {
+            (Some(hit), _) => next_of(&entry_key(&hit.key, &range.index, &hit.value)),
+            (None, Some(from)) => [&prefix[..], &encode_value(from)].concat(),
+            (None, None) => prefix.clone(),
+        };
+        let mut found = Vec::new();
+        let entries = self.engine.entries(Column::Index, Range::from(from, &prefix))?;
+        entries.visit(|entry_key, entry| {
+            let (index, hit) = decode_key(entry_key)?;
+            if found.len() == limit || !range.contains(&hit.value) {
+                return Ok(false);
+            }
+            match Listing::decode(entry) {
+                Some(Listing::Large(version, is_plain)) => found.push((hit, version, is_plain)),
+                Some(Listing::Small) => {
+                    // It may have changed since the scan began.
+                    if let Some((version, is_plain)) = self.has_entry(&index, &hit)? {
+                        found.push((hit, version, is_plain));
+                    }
+                }
+                None => return Err(damaged(entry_key)),
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// The version of a key's row, and whether it is plain, if one of its values has this entry.
+    fn has_entry(&self, index: &IndexName, hit: &Hit) -> Result<Option<(Version, bool)>, Error> {
+        let partition = hit.key.partition(self.options.partitions);
+        let place = Place::Home(Tree { partition, n: 0 });
+        let Some(bytes) = self.read(place, &hit.key, Blocking::Allowed)? else { return Ok(None) };
+        let row = Row::decode(bytes).map_err(|error| undecodable(place, &hit.key, error))?;
+        let has_it =
+            row.object.index_entries().iter().any(|it| it.0 == *index && it.1 == hit.value);
+        Ok(has_it.then(|| (row.object.version(), is_plain(&row.object))))
+    }
+
+    /// Removes entries that their key's row does not have, until `is_time_over`: there should be none, and
+    /// the scrub of a partition finds only what is missing. Returns how many, and where to go on; `None` at
+    /// the end. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`], and those of a write.
+    pub fn scrub_index_some(
+        &self,
+        from: Option<IndexCursor>,
+        is_time_over: impl Fn() -> bool,
+    ) -> Result<(u64, Option<IndexCursor>), Error> {
+        let (mut suspects, mut last) = (Vec::new(), None);
+        let after = from.as_ref().map(|IndexCursor(last)| &last[..]);
+        self.walk(Column::Index, &[], after, |entry_key, entry| {
+            if suspects.len() == STRAYS_MAX || (last.is_some() && is_time_over()) {
+                return Ok(false);
+            }
+            last = Some(entry_key.to_vec());
+            let (_, hit) = decode_key(entry_key)?;
+            let stored = self.entries_of(&hit.key)?;
+            if !stored
+                .is_some_and(|entries| is_among(&wanted(&hit.key, &entries), entry_key, entry))
+            {
+                suspects.push((entry_key.to_vec(), hit.key));
+            }
+            Ok(true)
+        })?;
+        let is_end = self.is_last(last.as_deref())?;
+        let mut removed = 0;
+        for (entry_key, key) in suspects {
+            removed += u64::from(self.drop_stray(&entry_key, &key)?);
+        }
+        Ok((removed, last.filter(|_| !is_end).map(IndexCursor)))
+    }
+
+    fn is_last(&self, entry_key: Option<&[u8]>) -> Result<bool, Error> {
+        let mut is_last = true;
+        self.walk(Column::Index, &[], entry_key, |_, _| {
+            is_last = false;
+            Ok(false)
+        })?;
+        Ok(is_last)
+    }
+
+    /// What is derived from a row; `None` if it cannot be read: then nothing is known of its entries.
+    fn entries_of(&self, key: &Key) -> Result<Option<Entries>, Error> {
+        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
+        let row = self.engine.get(Column::Objects, &place.row_key(key), Blocking::Allowed)?;
+        let Some(bytes) = row else { return Ok(Some(Entries::default())) };
+        Ok(Row::decode(bytes.clone()).ok().map(|row| Entries::of(&row, &bytes)))
+    }
+
+    /// Removes an entry unless its row has it; a row that cannot be read keeps it.
+    fn drop_stray(&self, entry_key: &[u8], key: &Key) -> Result<bool, Error> {
+        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
+        let _stripe = self.stripes.lock(&place.row_key(key), Blocking::Allowed)?;
+        let Some(entry) = self.engine.get(Column::Index, entry_key, Blocking::Allowed)? else {
+            return Ok(false);
+        };
+        let Some(entries) = self.entries_of(key)? else { return Ok(false) };
+        if is_among(&wanted(key, &entries), entry_key, &entry) {
+            return Ok(false);
+        }
+        tracing::error!(%key, "removed an entry of the secondary index");
+        self.disk.check(Need::Record)?;
+        let mut batch = self.engine.batch();
+        batch.delete(Column::Index, entry_key)?;
+        self.engine.write(batch, Blocking::Allowed)?;
+        Ok(true)
+    }
+}
+
+fn is_among(wanted: &[(Vec<u8>, Vec<u8>)], entry_key: &[u8], entry: &[u8]) -> bool {
+    wanted.iter().any(|(key, value)| key == entry_key && value == entry)
+}
+
+fn prefix_of(bucket: &str, index: &IndexName) -> Vec<u8> {
+    [bucket.as_bytes(), &[0], index.as_str().as_bytes(), &[0]].concat()
+}
+
+/// The key of an entry: bucket NUL index NUL value key.
+fn entry_key(key: &Key, index: &IndexName, value: &IndexValue) -> Vec<u8> {
+    [&prefix_of(key.bucket(), index)[..], &encode_value(value), key.key().as_bytes()].concat()
+}
+
+/// A value in an entry's key: in the order of values, and none is the beginning of another.
+fn encode_value(value: &IndexValue) -> Vec<u8> {
+    match value {
+        IndexValue::Text(text) => [text.as_bytes(), &[0]].concat(),
+        IndexValue::Integer(number) => (number.cast_unsigned() ^ SIGN).to_be_bytes().to_vec(),
+    }
+}
+
+fn decode_key(entry_key: &[u8]) -> Result<(IndexName, Hit), Error> {
+    let decoded = || {
+        let (bucket, rest) = split_at_nul(entry_key)?;
+        let (index, rest) = split_at_nul(rest)?;
+        let index = IndexName::parse(std::str::from_utf8(index).ok()?).ok()?;
+        let (value, name) = if index.is_of_integers() {
+            let (number, name) = rest.split_first_chunk()?;
+            let number = (u64::from_be_bytes(*number) ^ SIGN).cast_signed();
+            (IndexValue::Integer(number), name)
+        } else {
+            let (text, name) = split_at_nul(rest)?;
+            (index.value(std::str::from_utf8(text).ok()?).ok()?, name)
+        };
+        let key = Key::from_bytes(Bytes::from([bucket, &[0], name].concat())).ok()?;
+        Some((index, Hit { value, key }))
+    };
+    decoded().ok_or_else(|| damaged(entry_key))
+}
+
+fn split_at_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+fn damaged(entry_key: &[u8]) -> Error {
+    Error::Damaged {
+        what: format!("the index entry {:?}", String::from_utf8_lossy(entry_key)),
+        reason: "it is none".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
