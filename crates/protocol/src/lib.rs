@@ -11,8 +11,8 @@
 //! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed, and
 //! [`index`] how they are found by something else; [`tree`] and [`exchange`] how replicas are compared and
 //! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is garbage-collected,
-//! [`generation`] how a node that restarts behind is detected and [`received`] when it may answer again, [`record`] who is a member,
-//! [`plan`] what a change of that would move and [`synod`] how nodes agree on it, [`skew`] how a wrong
+//! [`generation`] how a node that restarts behind is detected and [`received`] when it may answer again,
+//! [`record`] who is a member, [`plan`] what a change of that would move and [`synod`] how nodes agree on it, [`skew`] how a wrong
 //! clock is detected; [`time`] which clocks there are; [`message`], [`wire`], [`envelope`] and
 //! [`handshake`] how nodes talk, [`explain`] what they tell of one request, and [`trace_context`] which
 //! trace it belongs to. [`mutation`] has deliberate bugs for the simulator to find.

@@ -27,6 +27,7 @@ use crate::host::{Host, Simulation};
 use crate::options::{Blocking, Durability, Options, Recovery};
 use crate::rocks::{self, Rocks, SyncLog};
 use crate::rows::RowCache;
+use crate::secondary_index;
 use crate::simulated::{Memory, SimulatedDisk};
 use crate::store::Store;
 use crate::stripes::Stripes;
@@ -98,6 +99,7 @@ impl Store {
         let engine = Arc::new(Engine::new(backend, host.clone()));
         let unreadable = |error| not_opened(dir, error);
         let is_raised = AtomicBool::new(check_identity(dir, &engine, &options)?);
+        let has_index = secondary_index::is_whole(&engine).map_err(unreadable)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
         let incarnation = choose_incarnation(dir, &host, &engine, &recovery)?;
@@ -131,6 +133,7 @@ impl Store {
             options,
             call_counters: Default::default(),
             is_raised,
+            has_index: AtomicBool::new(has_index),
             n_of: OnceLock::new(),
             on_change: OnceLock::new(),
         })
@@ -185,6 +188,7 @@ fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<b
             for (what, wanted) in &facts {
                 batch.put(Column::Meta, name(what), wanted)?;
             }
+            secondary_index::record_whole(&mut batch)?;
             engine.write(batch, Blocking::Allowed)?;
             engine.sync()
         };

@@ -4,8 +4,11 @@
 //! says only that it is there: whoever lists it reads the row. One of a large row has the row's version, so
 //! that listing need not read it.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use bytes::Bytes;
 use quorate_protocol::index::{Hit, IndexName, IndexRange, IndexValue};
+use quorate_protocol::layout::Partition;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Version;
@@ -15,6 +18,7 @@ use quorate_protocol::tree::Tree;
 use crate::backend::{Batch, Range};
 use crate::columns::Column;
 use crate::disk::Need;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::index::{Entries, Listing, is_plain};
 use crate::options::{Blocking, Place};
@@ -26,9 +30,26 @@ const SIGN: u64 = 1 << 63;
 /// Entries that one call of [`Store::scrub_index_some`] removes at the most.
 const STRAYS_MAX: usize = 10_000;
 
+/// The record that the indexes have the entries of all rows: a store that an earlier release has written may
+/// have rows with entries, and no indexes.
+const WHOLE: &[u8] = b"store:index";
+/// Rows that [`Store::build_index_some`] reads at a time, and their bytes.
+const BUILD_ROWS_MAX: usize = 256;
+const BUILD_BYTES_MAX: usize = 1 << 20;
+
 /// Where a check of the index goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexCursor(Vec<u8>);
+
+/// Whether the indexes have the entries of all rows.
+pub(crate) fn is_whole(engine: &Engine) -> Result<bool, Error> {
+    Ok(engine.get(Column::Meta, WHOLE, Blocking::Allowed)?.is_some())
+}
+
+/// Records that they have.
+pub(crate) fn record_whole(batch: &mut Batch<'_>) -> Result<(), Error> {
+    batch.put(Column::Meta, WHOLE, b"")
+}
 
 /// Adds the changes of a row's index entries to the row's batch.
 pub(crate) fn stage(
@@ -114,6 +135,65 @@ impl Store {
         let has_it =
             row.object.index_entries().iter().any(|it| it.0 == *index && it.1 == hit.value);
         Ok(has_it.then(|| (row.object.version(), is_plain(&row.object))))
+    }
+
+    /// Whether the indexes have the entries of all rows: what they list is whole then.
+    pub fn has_whole_index(&self) -> bool {
+        self.has_index.load(SeqCst)
+    }
+
+    /// Adds the entries of rows of a partition that an earlier release has written, after `after`, until
+    /// `is_time_over`. Returns where to go on; `None` at the end. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`], and those of a write.
+    pub fn build_index_some(
+        &self,
+        partition: Partition,
+        mut after: Option<Key>,
+        is_time_over: impl Fn() -> bool,
+    ) -> Result<Option<Key>, Error> {
+        loop {
+            let (rows_max, bytes_max) = (BUILD_ROWS_MAX, BUILD_BYTES_MAX);
+            let rows = self.scan_partition(partition, after.as_ref(), rows_max, bytes_max)?;
+            let Some((last, _)) = rows.last() else { return Ok(None) };
+            after = Some(last.clone());
+            for (key, bytes) in rows {
+                // One that cannot be read is served by no one: its entries are not missed.
+                let row = Row::decode(bytes).ok();
+                if row.is_some_and(|row| !row.object.index_entries().is_empty()) {
+                    self.add_entries(&key)?;
+                }
+            }
+            if is_time_over() {
+                return Ok(after);
+            }
+        }
+    }
+
+    fn add_entries(&self, key: &Key) -> Result<(), Error> {
+        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
+        let _stripe = self.stripes.lock(&place.row_key(key), Blocking::Allowed)?;
+        let entries = self.entries_of(key)?.unwrap_or_default();
+        self.disk.check(Need::Record)?;
+        let mut batch = self.engine.batch();
+        for (entry_key, entry) in wanted(key, &entries) {
+            batch.put(Column::Index, entry_key, entry)?;
+        }
+        self.engine.write(batch, Blocking::Allowed)
+    }
+
+    /// Records that all partitions were gone through by [`Store::build_index_some`] to the end. Blocks.
+    ///
+    /// # Errors
+    /// Those of a write.
+    pub fn index_is_built(&self) -> Result<(), Error> {
+        self.disk.check(Need::Record)?;
+        let mut batch = self.engine.batch();
+        record_whole(&mut batch)?;
+        self.engine.write(batch, Blocking::Allowed)?;
+        self.has_index.store(true, SeqCst);
+        Ok(())
     }
 
     /// Removes entries that their key's row does not have, until `is_time_over`: there should be none, and

@@ -52,6 +52,8 @@ pub struct Store {
     pub(crate) call_counters: CallCounters,
     /// Whether the directory says that there may be typed rows ([`Store::raise_format`]).
     pub(crate) is_raised: AtomicBool,
+    /// Whether the secondary indexes have the entries of all rows ([`Store::build_index_some`]).
+    pub(crate) has_index: AtomicBool,
     /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
     pub(crate) n_of: OnceLock<ReplicaCountOf>,
     /// Whom to tell that a home row has changed.

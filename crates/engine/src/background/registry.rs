@@ -18,7 +18,8 @@ use crate::liveness::health::State;
 use crate::membership::moves;
 use crate::node::Node;
 use crate::repair::{
-    anti_entropy, distrusted, expirer, fill, handoff, reaper, reassign, trim_feeds, unowned,
+    anti_entropy, build_index, distrusted, expirer, fill, handoff, reaper, reassign, trim_feeds,
+    unowned,
 };
 
 /// A running job.
@@ -64,7 +65,7 @@ pub const ISSUER_KEYS: Job =
     Job { name: "issuer_keys", about: "Reads the keys of the issuer of tokens again" };
 
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 21] = [
+pub const JOBS: [Entry; 22] = [
     Entry {
         job: Job {
             name: "hello",
@@ -156,6 +157,14 @@ pub const JOBS: [Entry; 21] = [
         },
         throttle: REPAIR,
         start: Start::Once(|node, job| Box::pin(reassign::scrub(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "build_index",
+            about: "Builds the indexes of an earlier release's store; ends at once if they are there",
+        },
+        throttle: REPAIR,
+        start: Start::Once(|node, job| Box::pin(build_index::run(node, job))),
     },
     Entry {
         job: Job {

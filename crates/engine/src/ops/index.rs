@@ -26,6 +26,10 @@ impl Listed for IndexRequest {
         self.range.is_sound()
     }
 
+    fn is_whole(&self, store: &Store) -> bool {
+        store.has_whole_index()
+    }
+
     fn look(&self, store: &Store) -> Result<Vec<(Hit, Version, bool)>, Error> {
         let limit = usize::from(self.limit);
         store.indexed(self.bucket.as_str(), &self.range, self.after.as_ref(), limit)

@@ -41,6 +41,11 @@ pub trait Listed: Question<Item: Send + Sync + 'static> + Clone + Send + Sync + 
     fn reply(page: ListPage<Self::Item>) -> Reply;
     /// Whether it can be answered.
     fn is_sound(&self) -> bool;
+    /// Whether this node's index has all of its rows; if not, it lists what it has, and is no ready home
+    /// replica.
+    fn is_whole(&self, _: &Store) -> bool {
+        true
+    }
     /// What this node has. Blocks on the disk.
     ///
     /// # Errors
@@ -169,7 +174,10 @@ pub async fn answer<Q: Listed>(node: &Arc<Node>, view: &ClusterView, question: Q
         return Reply::Refused(refusal);
     }
     // Before the index is read: a partition that is ready now was received before the read.
-    let not_ready = not_ready(node, view, question.bucket().as_str());
+    let not_ready = match question.is_whole(&node.store) {
+        true => not_ready(node, view, question.bucket().as_str()),
+        false => view.partitions().collect(),
+    };
     let limit = usize::from(question.limit());
     let listed = on_blocking_pool(node, move |node| question.look(&node.store));
     match listed.await {

@@ -2,6 +2,7 @@
 //! removing what has expired, reaping.
 
 pub mod anti_entropy;
+pub mod build_index;
 pub mod delivery;
 pub mod distrusted;
 pub mod doubtful;

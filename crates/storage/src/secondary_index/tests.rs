@@ -133,6 +133,50 @@ fn what_is_missing_and_what_is_too_many_is_found_by_the_scrub() {
     assert_eq!(listed(&store, &all_of("n_i")), right);
 }
 
+/// As an earlier release leaves it, which keeps the metadata and knows no indexes.
+#[test]
+fn the_index_of_an_older_store_is_built_before_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Durability::Fsync);
+    assert!(store.has_whole_index());
+    for number in 0..300 {
+        let entries: &[i64] = if number % 3 == 0 { &[number, -1] } else { &[] };
+        write(&store, &format!("k{number}"), Clock::default(), (9, entries));
+    }
+    let right = listed(&store, &all_of("n_i"));
+    assert_eq!(right.len(), 200);
+    let mut known = Vec::new();
+    store
+        .walk(Column::Index, &[], None, |entry_key, _| {
+            known.push(entry_key.to_vec());
+            Ok(true)
+        })
+        .unwrap();
+    store.tamper(|batch| {
+        batch.delete(Column::Meta, WHOLE)?;
+        known.iter().try_for_each(|entry_key| batch.delete(Column::Index, entry_key))
+    });
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path(), Durability::Fsync);
+    assert!(!store.has_whole_index() && listed(&store, &all_of("n_i")).is_empty());
+    for partition in (0..64).map(Partition) {
+        let mut after = None;
+        loop {
+            after = store.build_index_some(partition, after, || true).unwrap();
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    store.index_is_built().unwrap();
+    assert_eq!((store.has_whole_index(), strays(&store)), (true, 0));
+    assert_eq!(listed(&store, &all_of("n_i")), right);
+    store.close().unwrap();
+    drop(store);
+    assert!(open(dir.path(), Durability::Fsync).has_whole_index());
+}
+
 /// A key, whether the value is large, its entries (or a delete), and whether the write saw what was there.
 type Step = (usize, bool, Option<Vec<i64>>, bool);
 
@@ -180,4 +224,5 @@ crate::testing::also_on_simulated_disks! {
     entries_live_and_die_with_their_values,
     text_is_in_the_order_of_its_bytes_and_integers_in_that_of_numbers,
     what_is_missing_and_what_is_too_many_is_found_by_the_scrub,
+    the_index_of_an_older_store_is_built_before_it_is_whole,
 }
