@@ -90,8 +90,9 @@ impl Batch {
         self
     }
 
-    /// Reads a key. Of the metadata of its value the batch shows the content type and what clients call
-    /// their own ([`Metadata::user`](crate::Metadata::user)).
+    /// Reads a key. Of the metadata of its value the batch shows the content type, what clients call their
+    /// own ([`Metadata::user`](crate::Metadata::user)), and index entries
+    /// ([`Metadata::index`](crate::Metadata::index)).
     pub fn get(self, bucket: &str, key: impl Into<String>) -> Self {
         let get = self.client.bucket(bucket).get(key);
         self.push(get)
@@ -125,7 +126,7 @@ impl Batch {
     /// of a typed value ([`Operation`](crate::Operation)).
     ///
     /// Sent alone, beside the batch, is what has options of its own (R or W, say), metadata beyond a content
-    /// type, more than about 3 MiB, or a stream, and the delete of a typed value.
+    /// type and index entries, more than about 3 MiB, or a stream, and the delete of a typed value.
     pub fn push(mut self, operation: impl Into<BatchOperation>) -> Self {
         self.operations.push(operation.into());
         self

@@ -86,7 +86,7 @@ impl NewValue {
         Self { metadata: Metadata::default(), source }
     }
 
-    /// With these instead of its metadata.
+    /// With these instead of its metadata, index entries among it.
     #[must_use]
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;

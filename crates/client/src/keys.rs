@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::path::{self, escaped};
 
 /// The largest page, in keys.
-const LIMIT_MAX: u16 = 1000;
+pub(crate) const LIMIT_MAX: u16 = 1000;
 
 /// A page of the keys of a bucket.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -102,4 +102,4 @@ impl Keys {
 }
 
 /// A node gives a listing its default time for requests, and is waited for as long.
-const LISTING_TAKES: std::time::Duration = std::time::Duration::from_secs(5);
+pub(crate) const LISTING_TAKES: std::time::Duration = std::time::Duration::from_secs(5);

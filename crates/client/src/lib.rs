@@ -37,6 +37,13 @@
 //! ([`Versioned::expires_at`]), and afterwards that there was one ([`Absent::has_expired`]). The end belongs
 //! to the value: one that replaces it has its own.
 //!
+//! # Finding keys by their values
+//!
+//! A value can have index entries ([`Put::index`], [`Value::index`]): texts and integers by which its key is
+//! found, alone or in a range ([`Bucket::index`]). They belong to the value as its metadata does
+//! ([`Metadata::index`](method@Metadata::index)): a write replaces them with it, a delete has none, and each
+//! sibling has its own.
+//!
 //! # Many operations at once
 //!
 //! [`Client::batch`] sends reads and writes together. They are not atomic; each has the result, the errors
@@ -84,6 +91,7 @@ mod data_type;
 mod error;
 mod expiry;
 mod feed;
+mod index;
 mod keys;
 mod nodes;
 mod options;
@@ -121,6 +129,7 @@ pub use data_type::DataType;
 pub use error::{Error, Outcome};
 pub use expiry::Lifetime;
 pub use feed::{Feed, FeedChange, FeedPage, KeyState, LeftOut};
+pub use index::{IndexEntry, IndexPage, IndexQuery, IndexValue};
 pub use keys::{Keys, KeysPage};
 pub use options::{Count, Options};
 pub use problem::Problem;

@@ -96,8 +96,8 @@ impl Read {
     pub(crate) fn of(at: &At, answer: &Answer) -> Result<Self, Error> {
         match answer.status {
             StatusCode::OK => {
-                let value =
-                    Value { bytes: answer.bytes(), metadata: Metadata::of(&answer.headers) };
+                let metadata = Metadata::of(&answer.headers).map_err(|why| answer.bad(why))?;
+                let value = Value { bytes: answer.bytes(), metadata };
                 Ok(Self::Value(Versioned::of(at, answer, value)?))
             }
             StatusCode::MULTIPLE_CHOICES => Ok(Self::Siblings(Siblings::of(at, answer)?)),
@@ -199,8 +199,8 @@ impl Versioned {
         Wait::new(self.at.clone(), Some(self.context.clone()))
     }
 
-    /// A write that replaces this value. Metadata and the end of its life are not taken over: they belong to
-    /// the new value.
+    /// A write that replaces this value. Metadata, index entries and the end of its life are not taken over:
+    /// they belong to the new value.
     pub fn replace(&self, new: impl Into<NewValue>) -> Put {
         Put::new(self.at.clone(), Some(self.context.clone()), new.into())
     }

@@ -12,6 +12,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::answer::{ACKS, Answer, AnswerBody, CONTEXT, HINTS, SIBLINGS};
 use crate::error::Error;
 use crate::expiry::told;
+use crate::index::IndexValue;
+use crate::index::entries::{self, ByIndex};
 use crate::value::meta_headers;
 
 /// One object.
@@ -29,6 +31,8 @@ pub(crate) struct Shown {
     expired: bool,
     #[serde(default)]
     meta: Map<String, Json>,
+    #[serde(default)]
+    index: ByIndex<IndexValue>,
     value: Option<String>,
     encoding: Option<String>,
     siblings: Option<Json>,
@@ -94,6 +98,7 @@ impl Shown {
             }
         }
         meta_headers(&self.meta, &mut headers).map_err(|why| whole.bad(why))?;
+        entries::told(&self.index, &mut headers).map_err(|why| whole.bad(why))?;
         told(&mut headers, self.expires_at.as_deref(), self.expired);
         let body = AnswerBody::Whole(Bytes::new());
         Ok(Answer { status, headers, body, by: whole.by.clone() })

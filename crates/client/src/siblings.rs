@@ -14,6 +14,8 @@ use crate::body::NewValue;
 use crate::bucket::At;
 use crate::error::Error;
 use crate::expiry::time_of;
+use crate::index::IndexValue;
+use crate::index::entries::{self, ByIndex};
 use crate::read::{Context, context_of};
 use crate::value::{Metadata, Value};
 use crate::wait::Wait;
@@ -132,8 +134,8 @@ impl Siblings {
         Put::new(self.at.clone(), Some(self.context.clone()), new.into())
     }
 
-    /// A write that keeps the sibling with this dot, with its metadata, and drops the others. It fails
-    /// with [`Error::SiblingGone`] if another write has replaced that sibling in the meantime.
+    /// A write that keeps the sibling with this dot, with its metadata and index entries, and drops the
+    /// others. It fails with [`Error::SiblingGone`] if another write has replaced that sibling meanwhile.
     pub fn keep(&self, dot: &str) -> Resolve {
         Resolve::new(self.at.clone(), self.context.clone(), json!({ "keep": dot }))
     }
@@ -166,6 +168,8 @@ struct ShownSibling {
     content_disposition: Option<String>,
     #[serde(default)]
     meta: Map<String, serde_json::Value>,
+    #[serde(default)]
+    index: ByIndex<IndexValue>,
     encoding: Option<String>,
     value: Option<String>,
 }
@@ -196,6 +200,7 @@ impl TryFrom<ShownSibling> for Sibling {
             content_language: shown.content_language,
             content_disposition: shown.content_disposition,
             user: shown.meta.into_iter().map(|(name, value)| (name, text_of(value))).collect(),
+            index: entries::of_json(shown.index).map_err(|why| format!("sibling {dot}: {why}"))?,
         };
         Ok(Self { dot, writer, written_at, expires_at, value: Some(Value { bytes, metadata }) })
     }
@@ -223,6 +228,11 @@ mod tests {
         assert_eq!(&value.bytes[..], [0xff]);
         assert_eq!(value.metadata.content_encoding.as_deref(), Some("gzip"));
         assert_eq!(of(r#","deleted":true"#).unwrap().value, None);
+        let found = of(r#","value":"x","index":{"age_i":[-7,42],"name_s":["a,b"]}"#).unwrap();
+        let metadata = found.value.unwrap().metadata;
+        assert!(metadata.index("age_i").eq([&IndexValue::from(-7), &IndexValue::from(42)]));
+        assert!(metadata.index("name_s").eq([&IndexValue::from("a,b")]));
+        assert!(of(r#","value":"x","index":{"age_i":["7"]}"#).unwrap_err().contains("0a-1"));
         let ends = r#","value":"x","expires_at":"1970-01-01T00:00:01.500Z""#;
         let end = of(ends).unwrap().expires_at.unwrap();
         assert_eq!(end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(), 1500);

@@ -39,11 +39,13 @@ impl ReadStream {
         if status == StatusCode::OK {
             let length = response.content_length();
             let head = Answer { status, headers, body: AnswerBody::Whole(Bytes::new()), by };
+            let metadata = Metadata::of(&head.headers);
             let bytes_max = settings.answer_bytes_max;
             let stream = ValueStream {
                 at: at.clone(),
                 context: context_of(&head)?,
                 expires_at: expires_at(&head)?,
+                metadata: metadata.map_err(|why| head.bad(why).of_read())?,
                 head: Box::new(head),
                 length,
                 response: Box::new(response),
@@ -78,6 +80,7 @@ pub struct ValueStream {
     at: At,
     context: Context,
     expires_at: Option<SystemTime>,
+    metadata: Metadata,
     head: Box<Answer>,
     length: Option<u64>,
     response: Box<Response>,
@@ -134,7 +137,7 @@ impl ValueStream {
 
     /// What is stored with the value.
     pub fn metadata(&self) -> Metadata {
-        Metadata::of(&self.head.headers)
+        self.metadata.clone()
     }
 
     /// The entity tag, with its quotes.

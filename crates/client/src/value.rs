@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::index::{IndexValue, entries};
 
 /// The prefix of the client's own metadata.
 const META_PREFIX: &str = "quorate-meta-";
@@ -30,6 +31,10 @@ pub struct Metadata {
     /// `Quorate-Meta-*`: names in lower case without the prefix, and values. At most 32, with 4096
     /// bytes in all.
     pub user: Vec<(String, String)>,
+    /// `Quorate-Index-*`: the entries by which the key is found ([`Bucket::index`](crate::Bucket::index)):
+    /// names of indexes, in lower case, and values. At most 16 of 2,048 bytes in all; what is
+    /// repeated counts once.
+    pub index: Vec<(String, IndexValue)>,
 }
 
 impl Metadata {
@@ -39,8 +44,17 @@ impl Metadata {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The values that an index has of it; names are compared without case.
+    pub fn index(&self, index: &str) -> impl Iterator<Item = &IndexValue> {
+        let of_index = move |(known, _): &&(String, IndexValue)| known.eq_ignore_ascii_case(index);
+        self.index.iter().filter(of_index).map(|(_, value)| value)
+    }
+
     /// Reads the headers of an answer.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    ///
+    /// # Errors
+    /// What is wrong with its index entries.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, String> {
         let text = |name: &HeaderName| headers.get(name).map(text_of);
         let mut user: Vec<(String, String)> = headers
             .iter()
@@ -49,13 +63,14 @@ impl Metadata {
             })
             .collect();
         user.sort_unstable();
-        Self {
+        Ok(Self {
             content_type: text(&CONTENT_TYPE),
             content_encoding: text(&CONTENT_ENCODING),
             content_language: text(&CONTENT_LANGUAGE),
             content_disposition: text(&CONTENT_DISPOSITION),
             user,
-        }
+            index: entries::of_headers(headers)?,
+        })
     }
 
     /// Writes the headers of a request.
@@ -87,7 +102,7 @@ impl Metadata {
                 ));
             }
         }
-        Ok(())
+        entries::write_to(&self.index, headers)
     }
 }
 
@@ -172,6 +187,15 @@ impl Value {
         self.metadata.user.push((name.into().to_ascii_lowercase(), value.into()));
         self
     }
+
+    /// With this entry of an index (`Quorate-Index-{index}`), by which the key is then found
+    /// ([`Bucket::index`](crate::Bucket::index)): a text if the name ends in `_s`, an integer if it ends in
+    /// `_i`. An index can have several entries of a value.
+    #[must_use]
+    pub fn index(mut self, index: impl Into<String>, value: impl Into<IndexValue>) -> Self {
+        self.metadata.index.push((index.into().to_ascii_lowercase(), value.into()));
+        self
+    }
 }
 
 impl From<&str> for Value {
@@ -215,12 +239,24 @@ mod tests {
         let value = Value::from("x").meta("Origin", "ü").meta("b", "2");
         let mut headers = HeaderMap::new();
         value.metadata.write_to(&mut headers).unwrap();
-        assert_eq!(
-            Metadata::of(&headers).user,
-            [("b".into(), "2".into()), ("origin".into(), "ü".into())]
-        );
-        assert_eq!(Metadata::of(&headers).content_type.as_deref(), Some(TEXT));
+        let read = Metadata::of(&headers).unwrap();
+        assert_eq!(read.user, [("b".into(), "2".into()), ("origin".into(), "ü".into())]);
+        assert_eq!(read.content_type.as_deref(), Some(TEXT));
         assert_eq!(value.metadata.user("ORIGIN"), Some("ü"));
+    }
+
+    #[test]
+    fn index_entries_travel_in_headers() {
+        let value = Value::from("x").index("Email_s", "b@x").index("age_i", 7);
+        let value = value.index("email_s", "a@x");
+        let mut headers = HeaderMap::new();
+        value.metadata.write_to(&mut headers).unwrap();
+        let read = Metadata::of(&headers).unwrap();
+        assert!(read.index("EMAIL_S").map(|it| it.to_string()).eq(["b@x", "a@x"]));
+        assert!(read.index("age_i").eq([&IndexValue::Integer(7)]));
+        assert_eq!((read.index("none_s").count(), read.index.len()), (0, 3));
+        headers.insert("quorate-index-age_i", HeaderValue::from_static("old"));
+        assert!(Metadata::of(&headers).unwrap_err().contains("old"));
     }
 
     #[test]
@@ -234,5 +270,6 @@ mod tests {
         assert!(refused(Value::from("x").meta("a", "1\r\nX: y")).contains("control"));
         assert!(refused(Value::from("x").meta("a", "1").meta("A", "2")).contains("more than once"));
         assert!(refused(Value::from("x").content_type("a\nb")).starts_with("content type"));
+        assert!(refused(Value::from("x").index("age", 7)).contains("\"age\""));
     }
 }

@@ -15,6 +15,7 @@ use crate::body::{NewValue, Source};
 use crate::bucket::{At, Request};
 use crate::error::Error;
 use crate::expiry::{Lifetime, lifetime_setters};
+use crate::index::IndexValue;
 use crate::options::{Options, explain_setter, option_setters};
 use crate::read::{Context, Read};
 use crate::value::Metadata;
@@ -238,7 +239,15 @@ impl Put {
         self
     }
 
-    /// With this instead of all metadata.
+    /// With this entry of an index (`Quorate-Index-{index}`), by which the key is then found
+    /// ([`Bucket::index`](crate::Bucket::index)): a text if the name ends in `_s`, an integer if it ends in
+    /// `_i`. An index can have several entries of a value.
+    pub fn index(mut self, index: impl Into<String>, value: impl Into<IndexValue>) -> Self {
+        self.value.metadata.index.push((index.into().to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// With this instead of all metadata, index entries among it.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.value.metadata = metadata;
         self

@@ -17,6 +17,8 @@ mod common;
 mod expect;
 #[path = "conformance/feeds.rs"]
 mod feeds;
+#[path = "conformance/indexes.rs"]
+mod indexes;
 #[path = "conformance/named.rs"]
 mod named;
 #[path = "conformance/run.rs"]

@@ -151,6 +151,7 @@ WRONG: list[Callable[[], Any]] = [
     lambda: BatchPut("b", "k", b"", expires_in=0),
     lambda: BatchPut("b", "k", b"", if_absent=True, if_present=True),
     lambda: BatchPut("b", "k", b"", content_type="ü"),
+    lambda: BatchPut("b", "k", b"", index={"age_i": "old"}),
     lambda: BatchDelete("b", "k", context="a\nb"),
     lambda: BatchChange("b", "k", {"remove": ["a"]}),
     lambda: BatchChange("b", "k", {"update": 5}),
@@ -197,7 +198,7 @@ def test_damaged_answers_are_typed_errors_and_never_anything_else(serve: Any) ->
     good = [
         WRITTEN,
         {"status": 200, "value": "/w==", "encoding": "base64", "content_type": "a/b", "context": "c"},
-        {"status": 200, "value": "v", "context": "c", "meta": {"by": "mé"}},
+        {"status": 200, "value": "v", "context": "c", "meta": {"by": "mé"}, "index": {"a_i": [1]}},
         {"status": 300, "context": "c", "siblings": [{"dot": "d", "value": "v"}]},
         {**BUSY, "expires_at": "2126-11-29T18:39:26.123Z"},
         {

@@ -167,6 +167,7 @@ def test_damaged_pages_are_typed_errors_and_never_anything_else(serve: Any) -> N
         {"key": "b", "status": 200, "value": "v", "context": "c", "meta": {"by": "mé"}, "etag": '"e"'},
         {"key": "c", "status": 300, "context": "c", "siblings": [{"dot": "d", "value": "v"}]},
         {"key": "d", "status": 200, "bytes": 70_000, "expires_at": "2126-11-29T18:39:26.123Z"},
+        {"key": "i", "status": 200, "value": "v", "context": "c", "index": {"a_i": [1], "b_s": ["x"]}},
         {"key": "e", "status": 200, "type": "set", "exists": True, "value": ["a"], "context": "c"},
         {**DELETED, "expired": True},
     ]

@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
             "value": "v",
             "content_type": "a/b",
             "meta": {"a": "1"},
+            "index": {"age_i": [-7, 42], "email_s": ["a@x"]},
             "writer": "n1",
             "expires_at": "2126-11-29T18:39:26.123Z",
         },
@@ -37,6 +38,7 @@ GOOD: dict[str, Any] = {
     ],
     "expires_in_s": 60,
     "keys": ["a", "b"],
+    "entries": [{"value": 7, "key": "a"}, {"value": 7, "key": "b"}],
     "cursor": None,
     "complete": True,
     "n": 3,
@@ -84,6 +86,7 @@ def test_the_epoch_is_a_number_or_not_there() -> None:
 PARSERS: list[Callable[[Response], Any]] = [
     read,
     parse.key_page,
+    lambda given: parse.index_page("age_i", given),
     parse.properties,
     parse.cluster,
     parse.homes,
@@ -133,6 +136,7 @@ def test_siblings_are_read_with_all_that_is_said_of_them() -> None:
     assert [sibling.value for sibling in siblings] == [b"v", b"\xff", b""]
     assert [sibling.deleted for sibling in siblings] == [False, False, True]
     assert (siblings.siblings[0].meta, siblings.siblings[0].writer) == ({"a": "1"}, "n1")
+    assert [sibling.index for sibling in siblings] == [{"age_i": (-7, 42), "email_s": ("a@x",)}, {}, {}]
     assert len(siblings.live) == 2
     assert [sibling.expires_at for sibling in siblings] == [
         datetime(2126, 11, 29, 18, 39, 26, 123_000, timezone.utc),

@@ -1,5 +1,6 @@
 /** Batches: their operations, the documents that carry them, and their results. No I/O. */
 
+import * as entries from "./entries.js";
 import { InvalidArgument, QuorateError } from "./errors.js";
 import {
   type ContextLike,
@@ -52,7 +53,14 @@ export interface BatchPut
     Place,
     Pick<
       PutOptions,
-      "context" | "expiresIn" | "contentType" | "ifAbsent" | "ifPresent" | "ifMatch" | "idempotencyKey"
+      | "context"
+      | "expiresIn"
+      | "contentType"
+      | "index"
+      | "ifAbsent"
+      | "ifPresent"
+      | "ifMatch"
+      | "idempotencyKey"
     > {
   readonly op: "put";
   readonly value: Uint8Array | string;
@@ -123,12 +131,15 @@ function itemOf(operation: BatchOperation): Item {
       const lifetime = new Map(request.headers).get("quorate-expires-in");
       const seconds = lifetime === "never" || lifetime === undefined ? lifetime : Number(lifetime);
       const shown = valueOf(request.body as Uint8Array);
-      return withJson(operation, request, { ...shown, expires_in: seconds });
+      const index = entries.listsOf(operation.index);
+      const also = index.length > 0 ? { index: entries.jsonOf(index) } : {};
+      return withJson(operation, request, { ...shown, expires_in: seconds }, also);
     }
     case "change": {
       const change = changeOf(operation.operation);
       const { idempotencyKey, context } = operation;
-      return withJson(operation, wire.change(bucket, key, change, { idempotencyKey, context }), {}, change);
+      const request = wire.change(bucket, key, change, { idempotencyKey, context });
+      return withJson(operation, request, {}, { operation: change.json });
     }
     default:
       throw new InvalidArgument('op: must be "get", "put", "delete" or "change"');
@@ -181,7 +192,7 @@ function withJson(
   { op, bucket, key }: BatchOperation,
   request: wire.Request,
   members: object,
-  change?: Operation,
+  texts: Readonly<Record<string, string>> = {},
 ): Item {
   const headers = new Map(request.headers);
   const document = {
@@ -196,9 +207,10 @@ function withJson(
     idempotency_key: headers.get("idempotency-key"),
   };
   const json = JSON.stringify(document);
-  // The text of a change goes in as it is: numbers in it may have more digits than a double holds.
-  const whole = change === undefined ? json : `${json.slice(0, -1)},"operation":${change.json}}`;
-  return { request, json: new TextEncoder().encode(whole), isChange: change !== undefined };
+  // What is JSON already goes in as it is: numbers in it may have more digits than a double holds.
+  const also = Object.entries(texts).map(([name, text]) => `,"${name}":${text}`);
+  const whole = `${json.slice(0, -1)}${also.join("")}}`;
+  return { request, json: new TextEncoder().encode(whole), isChange: op === "change" };
 }
 
 /** Splits a batch into as many as have to be sent. */
@@ -234,7 +246,7 @@ export function requestOf(items: readonly Item[], options: BatchOptions): wire.R
 
 /** Reads the results as the answers that each operation alone would have got. */
 export function answersOf(reply: parse.Answer, count: number): readonly parse.Answer[] {
-  const { results } = parse.jsonObject(reply) as { [name: string]: unknown };
+  const { results } = parse.exactJsonObject(reply) as { [name: string]: unknown };
   if (!Array.isArray(results) || results.length !== count)
     throw parse.wrong(reply, `has not ${count} results`);
   return (results as unknown[]).map((each) => answerOf(reply, each));
@@ -273,6 +285,8 @@ export function answerOf(reply: parse.Answer, each: unknown): parse.Answer {
     throw parse.wrong(reply, "has a result with metadata that is no text");
   }
   for (const [name, text] of Object.entries(meta)) set(`quorate-meta-${name}`, text);
+  const index = Object.entries(parse.indexOfJson(reply, result["index"] ?? {})) as entries.Lists;
+  for (const [name, text] of entries.headersOf(index)) set(name, text);
   const json = (type: string, value: unknown): Uint8Array => {
     set("content-type", type);
     return new TextEncoder().encode(JSON.stringify(value));

@@ -8,6 +8,7 @@ import {
   partsOf,
   resultOf,
 } from "./batch.js";
+import type { IndexEntry, IndexPage, IndexQuery, IndexValue } from "./entries.js";
 import {
   ConditionFailed,
   CursorExpired,
@@ -181,8 +182,8 @@ export class Client implements Writes {
    * Reads, lets `change` say what to write, and writes it; again if another write came in between.
    *
    * `change` gives a value, a `NewValue`, one of the siblings, `DELETE`, or `undefined` to leave the key as
-   * it is. It may be called several times. A value keeps the content type and metadata of what it replaces,
-   * but not its lifetime: that is `expiresIn`, or the bucket's.
+   * it is. It may be called several times. A value keeps the content type, metadata and index entries of what
+   * it replaces, but not its lifetime: that is `expiresIn`, or the bucket's.
    * Two updates through different nodes can still meet: then the key has siblings, none is lost.
    */
   async update(
@@ -272,13 +273,48 @@ export class Client implements Writes {
     let cursor: string | undefined;
     do {
       const page: KeyPage = await this.listKeys(bucket, { prefix, limit: pageSize, cursor });
-      if (!page.complete && !allowIncomplete) {
-        throw new IncompleteListing("too few replicas of some partition answered: keys may be missing");
-      }
-      if (page.cursor !== undefined && page.cursor === cursor) {
-        throw new ProtocolError("the listing does not advance: the server gave the same cursor again");
-      }
+      checkPage(page, "keys", cursor, allowIncomplete);
       yield* page.keys;
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+  }
+
+  /**
+   * One page of the keys that have an entry in an index, ordered by value, then by key.
+   *
+   * `eq`: entries with this value; or `from` and `to`, the first and the last value, both of which belong to
+   * the range and may be left out. Texts if the name of the index ends in `_s`, numbers or `bigint`s if in
+   * `_i`; hits in such an index are `bigint`s. `limit`: the most entries, up to 1000; the server's default is
+   * 100. `cursor`: that of a page before of the same query. A page may have no entries although more follow:
+   * its cursor is `undefined` after the last.
+   */
+  async indexPage<Name extends string>(
+    bucket: string,
+    index: Name,
+    query: IndexQuery<Name> & { limit?: number | undefined; cursor?: string | undefined } = {},
+  ): Promise<IndexPage<IndexValue<Name>>> {
+    const request = wire.index(bucket, index, query as IndexQuery, query.limit, query.cursor);
+    return parse.indexPage(index, await this.#call(request, OK)) as IndexPage<IndexValue<Name>>;
+  }
+
+  /**
+   * All entries of a query, which is as for `indexPage`.
+   *
+   * A key with several such values comes once with each. What changes meanwhile may be seen or not; what is
+   * there all the time is seen. Throws `IncompleteListing` unless `allowIncomplete`.
+   */
+  async *index<Name extends string>(
+    bucket: string,
+    index: Name,
+    query: IndexQuery<Name> & { pageSize?: number | undefined; allowIncomplete?: boolean } = {},
+  ): AsyncGenerator<IndexEntry<IndexValue<Name>>, void> {
+    const { eq, from, to, pageSize = 1000, allowIncomplete = false } = query;
+    let cursor: string | undefined;
+    do {
+      const asked = { eq, from, to, limit: pageSize, cursor };
+      const page: IndexPage<IndexValue<Name>> = await this.indexPage(bucket, index, asked);
+      checkPage(page, "entries", cursor, allowIncomplete);
+      yield* page.entries;
       cursor = page.cursor;
     } while (cursor !== undefined);
   }
@@ -365,6 +401,21 @@ export class Client implements Writes {
   }
 }
 
+/** Throws unless a listing may go on after this page, which was asked for with `cursor`. */
+function checkPage(
+  page: { readonly cursor: string | undefined; readonly complete: boolean },
+  what: string,
+  cursor: string | undefined,
+  allowIncomplete: boolean,
+): void {
+  if (!page.complete && !allowIncomplete) {
+    throw new IncompleteListing(`too few replicas of some partition answered: ${what} may be missing`);
+  }
+  if (page.cursor !== undefined && page.cursor === cursor) {
+    throw new ProtocolError("the listing does not advance: the server gave the same cursor again");
+  }
+}
+
 /** The write of a change, on the condition that nothing else was written meanwhile. */
 function changed(read: Read, decision: Exclude<Change, undefined>, options: KeepOptions): wire.Request {
   const { bucket, key } = read;
@@ -379,7 +430,9 @@ function changed(read: Read, decision: Exclude<Change, undefined>, options: Keep
   const { value, expiresIn = options.expiresIn, ...described } = asNewValue(decision);
   const isBare = typeof decision === "string" || decision instanceof Uint8Array;
   const kept =
-    read.kind === "value" && isBare ? { contentType: read.contentType, meta: read.meta } : described;
+    read.kind === "value" && isBare
+      ? { contentType: read.contentType, meta: read.meta, index: read.index }
+      : described;
   const guard = isAbsent ? { ifAbsent: true } : { ifMatch: read };
   return wire.put(bucket, key, value, { ...plain, ...kept, ...guard, expiresIn });
 }

@@ -65,6 +65,7 @@ function largeOf(request: Request, answer: parse.Answer, change: Fields): LargeV
     etag,
     contentType: alone.status === 200 ? parse.header(alone, "content-type") : undefined,
     meta: parse.metaOf(alone),
+    index: parse.indexOf(alone),
     expiresAt: parse.endOf(alone),
   };
 }

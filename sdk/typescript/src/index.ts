@@ -10,6 +10,7 @@ export type {
   BatchResult,
 } from "./batch.js";
 export { Client, type ClientOptions } from "./client.js";
+export type { Index, IndexEntries, IndexEntry, IndexPage, IndexQuery, IndexValue } from "./entries.js";
 export * from "./errors.js";
 export {
   Absent,

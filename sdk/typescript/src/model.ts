@@ -1,5 +1,6 @@
 /** What operations take and give: reads that carry their context, and the answers to writes. */
 
+import type { Index, IndexEntries } from "./entries.js";
 import type { Applied, Typed, TypedFields } from "./typed.js";
 
 /** For R and W. */
@@ -88,6 +89,8 @@ export interface PutOptions extends DeleteOptions {
   readonly contentType?: string | undefined;
   /** Metadata; names are kept in lower case. */
   readonly meta?: Readonly<Record<string, string>> | undefined;
+  /** Entries under which the key is found: `{ email_s: "a@x", age_i: [42] }`; see `Client.index`. */
+  readonly index?: Index | undefined;
 }
 
 /** The answer to a write that W nodes have acknowledged. */
@@ -113,11 +116,12 @@ export interface Written {
 /** What a resolver or a change returns to delete the key. */
 export const DELETE: unique symbol = Symbol("delete");
 
-/** A value to write, with its content type and metadata. */
+/** A value to write, with its content type, metadata and index entries. */
 export interface NewValue {
   readonly value: Uint8Array | string;
   readonly contentType?: string | undefined;
   readonly meta?: Readonly<Record<string, string>> | undefined;
+  readonly index?: Index | undefined;
   /** In place of the option of the write. */
   readonly expiresIn?: Lifetime | undefined;
 }
@@ -131,6 +135,8 @@ export class Sibling {
   readonly deleted: boolean;
   readonly contentType: string | undefined;
   readonly meta: Readonly<Record<string, string>>;
+  /** Its entries in indexes. */
+  readonly index: IndexEntries;
   /** The node that took the write. */
   readonly writer: string | undefined;
   /** RFC 3339, by the clock of that node. */
@@ -144,6 +150,7 @@ export class Sibling {
     this.deleted = fields.deleted;
     this.contentType = fields.contentType;
     this.meta = fields.meta;
+    this.index = fields.index;
     this.writer = fields.writer;
     this.writtenAt = fields.writtenAt;
     this.expiresAt = fields.expiresAt;
@@ -219,6 +226,8 @@ abstract class BaseRead implements ReadFields {
 export interface Described {
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
+  /** Its entries in indexes. */
+  readonly index: IndexEntries;
   readonly lastModified: string | undefined;
   /** When it expires; `undefined` if it does not. */
   readonly expiresAt: Date | undefined;
@@ -230,6 +239,7 @@ export class Value extends BaseRead implements Described {
   readonly value: Uint8Array;
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
+  readonly index: IndexEntries;
   readonly lastModified: string | undefined;
   readonly expiresAt: Date | undefined;
 
@@ -238,6 +248,7 @@ export class Value extends BaseRead implements Described {
     this.value = value;
     this.contentType = fields.contentType;
     this.meta = fields.meta;
+    this.index = fields.index;
     this.lastModified = fields.lastModified;
     this.expiresAt = fields.expiresAt;
   }
@@ -258,6 +269,7 @@ export class ValueStream extends BaseRead implements Described {
   readonly kind = "stream";
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
+  readonly index: IndexEntries;
   readonly lastModified: string | undefined;
   readonly expiresAt: Date | undefined;
   readonly #pieces: PieceStream;
@@ -267,6 +279,7 @@ export class ValueStream extends BaseRead implements Described {
     this.#pieces = pieces;
     this.contentType = fields.contentType;
     this.meta = fields.meta;
+    this.index = fields.index;
     this.lastModified = fields.lastModified;
     this.expiresAt = fields.expiresAt;
   }
@@ -315,7 +328,7 @@ export class Siblings extends BaseRead {
     return this.put(value, { ...options, ...described, expiresIn });
   }
 
-  /** Keeps one sibling as it is, with its type and metadata; the others are superseded. */
+  /** Keeps one sibling as it is, with its type, metadata and index entries; the others are superseded. */
   keep(sibling: Sibling, options: KeepOptions = {}): Promise<Written> {
     return sibling.deleted ? this.delete(options) : this.client.keep(this, sibling, options);
   }
@@ -352,6 +365,8 @@ export interface LargeValue {
   /** `undefined` for a conflict. */
   readonly contentType: string | undefined;
   readonly meta: Readonly<Record<string, string>>;
+  /** Its entries in indexes. */
+  readonly index: IndexEntries;
   /** When it expires; `undefined` if it does not. */
   readonly expiresAt: Date | undefined;
 }

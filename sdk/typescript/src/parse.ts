@@ -1,5 +1,6 @@
 /** Answers, read with suspicion: what no Quorate node would say is a `ProtocolError`. No I/O. */
 
+import { type IndexEntries, type IndexPage, ofHeaders, ofJson, valueOf } from "./entries.js";
 import { type Facts, NotFound, type Outcome, ProtocolError } from "./errors.js";
 import {
   Absent,
@@ -49,6 +50,7 @@ export function read(
   const described: Described = {
     contentType: header(answer, "content-type") ?? OCTETS,
     meta: metaOf(answer),
+    index: indexOf(answer),
     lastModified: header(answer, "last-modified"),
     expiresAt: endOf(answer),
   };
@@ -109,6 +111,21 @@ export function keyPage(answer: Answer): KeyPage {
     throw wrong(answer, "has no cursor, or does not say whether it is complete");
   }
   return { keys, cursor: cursor ?? undefined, complete };
+}
+
+/** Reads the answer to `GET /index/{bucket}/{index}`. */
+export function indexPage(name: string, answer: Answer): IndexPage {
+  const { entries, cursor, complete } = exactJsonObject(answer) as { [name: string]: unknown };
+  if (!Array.isArray(entries)) throw wrong(answer, "has no list of entries");
+  if (!(cursor === null || typeof cursor === "string") || typeof complete !== "boolean") {
+    throw wrong(answer, "has no cursor, or does not say whether it is complete");
+  }
+  const read = (entries as unknown[]).map((each) => {
+    const { value, key } = (isObject(each) ? each : {}) as { [name: string]: unknown };
+    if (typeof key !== "string") throw wrong(answer, "has an entry without a key");
+    return { value: orWrong(answer, "an entry without a value", () => valueOf(name, value)), key };
+  });
+  return { entries: read, cursor: cursor ?? undefined, complete };
 }
 
 /** Reads the answer to `GET` or `PUT /buckets/{bucket}`. */
@@ -206,27 +223,36 @@ export function outcomeOf(facts: Facts): Outcome {
 
 /** Reads an answer whose body is a JSON object. */
 export function jsonObject(answer: Answer): Json {
+  return objectOf(answer, (text) => text);
+}
+
+/** Reads an answer as `jsonObject` does, with texts in place of numbers that a double may not hold. */
+export function exactJsonObject(answer: Answer): Json {
+  return objectOf(answer, exactText);
+}
+
+function objectOf(answer: Answer, change: (text: string) => string): Json {
   if (mediaType(answer) !== "application/json") throw wrong(answer, "is not JSON");
-  const parsed = parseJson(answer.body);
+  const parsed = parseJson(answer.body, change);
   if (!isObject(parsed)) throw wrong(answer, "is not a readable JSON object");
   return parsed;
 }
 
 function siblingsOf(answer: Answer): readonly Sibling[] {
-  const listed = jsonObject(answer)["siblings"];
+  const listed = exactJsonObject(answer)["siblings"];
   if (!Array.isArray(listed) || listed.length === 0) throw wrong(answer, "has no list of siblings");
   return (listed as unknown[]).map((each) => siblingOf(answer, each));
 }
 
 function siblingOf(answer: Answer, each: unknown): Sibling {
   const fields = isObject(each) ? each : {};
-  const { dot, value, meta = {}, deleted } = fields as { [name: string]: unknown };
+  const { dot, value, meta = {}, index: entries = {}, deleted } = fields as { [name: string]: unknown };
   if (typeof dot !== "string") throw wrong(answer, "has a sibling without a dot");
   const writer = textOf(fields["writer"]);
   const writtenAt = textOf(fields["written_at"]);
   const expiresAt = expiresAtOf(answer, fields["expires_at"]);
   if (deleted === true) {
-    const nothing = { value: new Uint8Array(), contentType: undefined, meta: {} };
+    const nothing = { value: new Uint8Array(), contentType: undefined, meta: {}, index: {} };
     return new Sibling({ dot, ...nothing, deleted: true, writer, writtenAt, expiresAt });
   }
   if (typeof value !== "string" || !isObject(meta)) throw wrong(answer, "has a sibling without a value");
@@ -237,7 +263,8 @@ function siblingOf(answer: Answer, each: unknown): Sibling {
   if (bytes === undefined) throw wrong(answer, "has a sibling with a value that cannot be decoded");
   const contentType = textOf(fields["content_type"]) ?? OCTETS;
   const all = { dot, value: bytes, deleted: false, contentType, meta: meta as Record<string, string> };
-  return new Sibling({ ...all, writer, writtenAt, expiresAt });
+  const index = indexOfJson(answer, entries);
+  return new Sibling({ ...all, index, writer, writtenAt, expiresAt });
 }
 
 /** When the value of an answer expires, if it does. */
@@ -278,6 +305,24 @@ export function metaOf(answer: Answer): Readonly<Record<string, string>> {
   return Object.fromEntries(pairs);
 }
 
+/** The index entries of a value. */
+export function indexOf(answer: Answer): IndexEntries {
+  return orWrong(answer, "index entries that are none", () => ofHeaders(answer.headers));
+}
+
+/** The index entries of a value in JSON. */
+export function indexOfJson(answer: Answer, json: unknown): IndexEntries {
+  return orWrong(answer, "index entries that are none", () => ofJson(json));
+}
+
+function orWrong<T>(answer: Answer, what: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw wrong(answer, `has ${what}: ${error instanceof Error ? error.message : ""}`);
+  }
+}
+
 /** A header as text; `undefined` if it is not there or not UTF-8. */
 export function header(answer: Answer, name: string): string | undefined {
   const text = answer.headers.get(name);
@@ -298,20 +343,22 @@ function mediaType(answer: Answer): string {
   return (header(answer, "content-type") ?? "").split(";")[0]?.trim().toLowerCase() ?? "";
 }
 
-/** A whole number of so many digits that a double may not hold it, or a text, in which there is none. */
-const LONG_NUMBER_OR_TEXT = /"(?:[^"\\]|\\.)*"|(?<![\w.+-])-?\d{16,}(?![\w.])/g;
+/** A whole number of so many digits that a double may not hold it; and where texts begin and end. */
+const LONG_NUMBER_OR_END = /\\.|"|(?<![\w.+-])-?\d{16,}(?![\w.])/gs;
 
-/** Reads an answer as `jsonObject` does, with texts in place of numbers that a double may not hold. */
-export function exactJsonObject(answer: Answer): Json {
-  if (mediaType(answer) !== "application/json") return jsonObject(answer);
-  const text = new TextDecoder().decode(answer.body);
-  const exact = text.replace(LONG_NUMBER_OR_TEXT, (it) => (it.startsWith('"') ? it : `"${it}"`));
-  return jsonObject({ ...answer, body: new TextEncoder().encode(exact) });
+/** JSON with texts in place of long numbers. In one pass without going back: the text may be long. */
+function exactText(json: string): string {
+  if (!/\d{16}/.test(json)) return json;
+  let isInText = false;
+  return json.replace(LONG_NUMBER_OR_END, (it) => {
+    if (it === '"') isInText = !isInText;
+    return isInText || it === '"' || it.startsWith("\\") ? it : `"${it}"`;
+  });
 }
 
-function parseJson(bytes: Uint8Array): unknown {
+function parseJson(bytes: Uint8Array, change = (text: string) => text): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return JSON.parse(change(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
   } catch {
     return undefined;
   }

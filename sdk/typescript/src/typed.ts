@@ -206,7 +206,8 @@ function texts(what: string, given: readonly string[]): readonly string[] {
   return given.map((each: string) => text(what, each));
 }
 
-function text(what: string, given: string): string {
+/** The text, if it can be sent. */
+export function text(what: string, given: string): string {
   if (typeof given !== "string") throw new InvalidArgument(`${what}: must be text`);
   if (/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(given)) {
     throw new InvalidArgument(`${what}: must be text that can be UTF-8`);

@@ -1,5 +1,6 @@
 /** Requests, built and checked before anything is sent. No I/O. */
 
+import { headersOf, type IndexQuery, listsOf, queryOf as indexQueryOf } from "./entries.js";
 import { InvalidArgument } from "./errors.js";
 import type {
   ContextLike,
@@ -103,6 +104,7 @@ export function put(bucket: string, key: string, value: Source, options: PutOpti
     }
     headers.push([`quorate-meta-${name}`, utf8Header(headerText(`meta: ${name}`, text, true))]);
   }
+  headers.push(...headersOf(listsOf(options.index)));
   if (options.ifAbsent) headers.push(["if-none-match", "*"]);
   headers.push(...lifetimeOf(options));
   return write("PUT", keyPath("kv", bucket, key), [bucket, key], options, headers, bodyOf(value));
@@ -173,6 +175,18 @@ export function keys(
 ): Request {
   const query = queryOf({ prefix: prefix === "" ? undefined : prefix, limit, cursor });
   return plain("GET", `/keys/${segment("bucket", bucket)}${query}`);
+}
+
+/** `GET /index/{bucket}/{index}`. */
+export function index(
+  bucket: string,
+  name: string,
+  query: IndexQuery,
+  limit: number | undefined,
+  cursor: string | undefined,
+): Request {
+  const asked = queryOf({ ...indexQueryOf(name, query), limit, cursor });
+  return plain("GET", `/index/${segment("bucket", bucket)}/${name}${asked}`);
 }
 
 /** `GET`, `PUT` or `DELETE /buckets/{bucket}`. */

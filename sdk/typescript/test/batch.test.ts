@@ -186,6 +186,7 @@ test("a wrong operation is named, and nothing is sent", () =>
       { ...put("k"), expiresIn: 0 },
       { ...put("k"), ifAbsent: true, ifPresent: true },
       { ...put("k"), contentType: "ü" },
+      { ...put("k"), index: { age_i: 1.5 } },
       { op: "delete", bucket: "b", key: "k", context: "a\nb" },
       change({ remove: ["a"] }),
       change({ enable: false }),
@@ -217,7 +218,7 @@ test("damaged answers are typed errors, and never anything else", async () => {
   const good: Json[] = [
     WRITTEN,
     { status: 200, value: "/w==", encoding: "base64", content_type: "a/b", context: "c" },
-    { status: 200, value: "v", context: "c", meta: { by: "mé" } },
+    { status: 200, value: "v", context: "c", meta: { by: "mé" }, index: { a_i: [1] } },
     { status: 300, context: "c", siblings: [{ dot: "d", value: "v" }] },
     { ...BUSY, expires_at: "2126-11-29T18:39:26.123Z" },
     { status: 404, context: "c", expired: true, problem: { type: "urn:quorate:problem:key_deleted" } },

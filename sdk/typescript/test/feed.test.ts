@@ -43,6 +43,7 @@ test("a change is what a read gives, and is written through", () => {
       etag: undefined,
       contentType: "a/b",
       meta: { m: "1" },
+      index: {},
       expiresAt: undefined,
     });
     assert.ok(f?.kind === "typed");
@@ -188,6 +189,7 @@ test("damaged pages are typed errors, and never anything else", () => {
     { key: "b", status: 200, value: "v", context: "c", meta: { by: "mé" }, etag: '"e"' },
     { key: "c", status: 300, context: "c", siblings: [{ dot: "d", value: "v" }] },
     { key: "d", status: 200, bytes: 70_000, expires_at: "2126-11-29T18:39:26.123Z" },
+    { key: "i", status: 200, value: "v", context: "c", index: { a_i: [1], b_s: ["x"] } },
     { key: "e", status: 200, type: "set", exists: true, value: ["a"], context: "c" },
     { ...DELETED, expired: true },
   ];

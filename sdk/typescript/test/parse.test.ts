@@ -16,6 +16,7 @@ const GOOD = {
       value: "v",
       content_type: "a/b",
       meta: { a: "1" },
+      index: { age_i: [-7, 42], email_s: ["a@x"] },
       writer: "n1",
       expires_at: "2126-11-29T18:39:26.123Z",
     },
@@ -24,6 +25,10 @@ const GOOD = {
   ],
   expires_in_s: 60,
   keys: ["a", "b"],
+  entries: [
+    { value: 7, key: "a" },
+    { value: 7, key: "b" },
+  ],
   cursor: null,
   complete: true,
   n: 3,
@@ -56,6 +61,7 @@ function answer(status: number, body: string | Uint8Array, type = "application/j
 const PARSERS: ((given: parse.Answer) => unknown)[] = [
   (given) => parse.read(REQUEST, given, nobody),
   parse.keyPage,
+  (given) => parse.indexPage("age_i", given),
   parse.properties,
   parse.cluster,
   parse.homes,
@@ -148,6 +154,10 @@ test("siblings are read with all that is said of them", () => {
   assert.deepEqual(
     [read.siblings[0]?.meta, read.siblings[0]?.writer, read.live.length],
     [{ a: "1" }, "n1", 2],
+  );
+  assert.deepEqual(
+    read.siblings.map((each) => each.index),
+    [{ age_i: [-7n, 42n], email_s: ["a@x"] }, {}, {}],
   );
   assert.deepEqual(
     read.siblings.map((each) => each.expiresAt?.toISOString()),

@@ -28,11 +28,11 @@ async function followedBucket(): Promise<string> {
 test("the examples print what the README says", async (context) => {
   if (URLS === "") return context.skip("QUORATE_URL is not set: no cluster");
   const examples = [...README.matchAll(/```ts\n([^]*?)```[^]*?```\n([^]*?)```/g)];
-  assert.equal(examples.length, 5);
+  assert.equal(examples.length, 6);
   const orders = await followedBucket();
   for (const [, example = "", output] of examples) {
     let text = example.replace("http://127.0.0.1:7401", URLS);
-    for (const bucket of ["carts", "visits", "tags", "users", "sessions"]) {
+    for (const bucket of ["carts", "visits", "tags", "users", "sessions", "accounts"]) {
       text = text.replaceAll(`"${bucket}"`, `"${bucket}-${randomBytes(8).toString("hex")}"`);
     }
     text = text.replaceAll('"orders"', `"${orders}"`);

@@ -4,6 +4,7 @@ mod cluster;
 mod data;
 mod feeds;
 mod hostile;
+mod index;
 mod lifetimes;
 mod transfer;
 mod typed;

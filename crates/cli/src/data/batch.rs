@@ -43,13 +43,15 @@ Operations, one a line:
   {\"op\": \"put\", \"bucket\": \"carts\", \"key\": \"alice\", \"value\": \"1 pear\", \"context\": \"AY\"}
   {\"op\": \"put\", \"bucket\": \"carts\", \"key\": \"bob\", \"value\": \"/wA=\", \"encoding\": \"base64\",
    \"content_type\": \"image/png\", \"expires_in\": \"1h\", \"if_none_match\": \"*\"}   (on one line)
+  {\"op\": \"put\", \"bucket\": \"users\", \"key\": \"ada\", \"value\": \"{}\",
+   \"index\": {\"email_s\": [\"ada@x\"], \"age_i\": [36]}}   (on one line)
   {\"op\": \"delete\", \"bucket\": \"carts\", \"key\": \"carol\"}
   {\"op\": \"change\", \"bucket\": \"visits\", \"key\": \"home\", \"operation\": {\"increment\": 1}}
 
 A put with the context of a read replaces what that saw; one without replaces nothing: contexts that
 `get` remembered are not used. expires_in: seconds, a time (90s, 15m, 1h, 7d), or \"never\". Writes may
-also have if_match and idempotency_key. Of a value that is read content_type and meta are shown. A file
-is checked as a whole before anything is done.
+also have if_match and idempotency_key. Of a value that is read content_type, meta and index are shown. A
+file is checked as a whole before anything is done.
 
 Results: line, op, bucket, key, result, and what the command for one key prints with --json. result is
 value, conflict (siblings), absent (was_deleted, has_expired), stored, deleted, changed, or failed: then

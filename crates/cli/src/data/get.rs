@@ -36,8 +36,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 With --wait it exits with 7 if there was nothing new. Who has not read the key waits until it is there.
 
 JSON: bucket, key, context, and of the value: value, encoding (base64 if it is not UTF-8),
-content_type, size, expires_at (null: never), meta; or, in a conflict, siblings: a list of those with
-dot, writer, written_at.")]
+content_type, size, expires_at (null: never), meta, index (its index entries, if it has any); or, in a
+conflict, siblings: a list of those with dot, writer, written_at.")]
 pub struct Args {
     /// The key
     #[arg(value_name = "BUCKET/KEY")]

@@ -1,10 +1,12 @@
-//! Commands on keys: `get`, `put`, `delete`, `keys`, `feed`, `siblings`, `resolve`, `typed`,
+//! Commands on keys: `get`, `put`, `delete`, `keys`, `index`, `feed`, `siblings`, `resolve`, `typed`,
 //! `batch`.
 
 pub(crate) mod batch;
 pub(crate) mod delete;
+pub(crate) mod entries;
 pub(crate) mod feed;
 pub(crate) mod get;
+pub(crate) mod index;
 pub(crate) mod keys;
 pub(crate) mod put;
 pub(crate) mod read;

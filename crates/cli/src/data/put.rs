@@ -23,6 +23,10 @@ use crate::lifetime;
   quorate put carts/alice '3 apples' --w all --strict
   quorate put locks/a me --if-absent           # advisory: not a lock between racing writers
   quorate put sessions/7f3a alice --expires-in 1h
+  quorate put users/ada --file ada.json --index email_s=ada@x --index age_i=36
+  quorate index users age_i --from 18          # finds them again
+
+Index entries and metadata belong to the value: a put without them leaves none of the value before.
 
 JSON: bucket, key, acks, hints, siblings, context, context_used (given, remembered, none),
 context_age_ms.")]

@@ -22,9 +22,11 @@ use crate::lifetime;
   quorate resolve carts/alice --keep 52f           # the start of a dot is enough
   quorate resolve carts/alice '3 apples, 1 pear'
   quorate resolve docs/a --file merged.json
+  quorate resolve users/ada --file merged.json --index email_s=ada@x
   quorate resolve sessions/7f3a --file new --expires-in 1h
 
-A sibling that is kept keeps the time that it has left, unless --expires-in says another.
+A sibling that is kept keeps its metadata, its index entries, and the time that it has left, unless
+--expires-in says another. A merged value has what is given with it.
 
 JSON: as `quorate put`.")]
 pub struct Args {
@@ -32,7 +34,7 @@ pub struct Args {
     #[arg(value_name = "BUCKET/KEY")]
     name: Name,
     /// Keep the sibling with this dot, or the only one whose dot starts so
-    #[arg(long, value_name = "DOT", conflicts_with_all = ["value", "file", "content_type", "meta"])]
+    #[arg(long, value_name = "DOT", conflicts_with_all = ["value", "file", "content_type", "meta", "index"])]
     keep: Option<String>,
     #[command(flatten)]
     given: Given,

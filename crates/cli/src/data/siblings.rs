@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::entries;
 use super::value::Stored;
 use crate::app::App;
 use crate::args::{Common, Name, bucket_name};
@@ -29,7 +30,7 @@ One key exits with 4 if it is in conflict. A key of a bucket with a type has par
 together are its value, and is never in conflict.
 
 JSON of the list: keys (bucket, key, siblings), cursor, unreachable. JSON of a key: siblings (dot,
-writer, written_at, expires_at, value, held_by, hinted_at, ...), replicas (node, state, dots, hints),
+writer, written_at, expires_at, value, index, held_by, hinted_at, ...), replicas (node, state, dots, hints),
 fallbacks, conflict, context.")]
 pub struct Args {
     /// A key, or a bucket
@@ -146,6 +147,12 @@ fn cells(stored: &Stored) -> Vec<Cell> {
     ]
 }
 
+/// Its index entries on one line.
+fn index(stored: &Stored) -> Option<String> {
+    let all = entries::in_short(&stored.value.as_ref()?.metadata)?;
+    Some(crate::out::short(&all, 60))
+}
+
 /// When it expires.
 fn expires(end: End) -> Cell {
     let json = end.json().unwrap_or_default();
@@ -185,10 +192,13 @@ pub(crate) fn table(siblings: &[Stored]) -> Table {
     let ends = siblings.iter().any(|sibling| matches!(sibling.end, End::At(_)));
     let mut headings = vec!["dot", "writer", "written (UTC)", "#size", "value"];
     headings.extend(ends.then_some("expires (UTC)"));
+    let are_indexed = siblings.iter().any(|sibling| index(sibling).is_some());
+    headings.extend(are_indexed.then_some("index"));
     let mut table = Table::new(&headings);
     for sibling in siblings {
         let mut row = cells(sibling);
         row.extend(ends.then(|| expires(sibling.end)));
+        row.extend(are_indexed.then(|| maybe(index(sibling))));
         table.row(row);
     }
     table
@@ -200,11 +210,14 @@ fn held(siblings: &[Value]) -> Table {
     let ends = siblings.iter().any(|sibling| sibling["expires_at"].is_string());
     let mut headings = vec!["dot", "writer", "written (UTC)", fourth, fifth];
     headings.extend(ends.then_some("expires (UTC)"));
+    let are_indexed = siblings.iter().any(|sibling| index(&of(sibling)).is_some());
+    headings.extend(are_indexed.then_some("index"));
     headings.extend(["held by", "hinted at"]);
     let mut table = Table::new(&headings);
     for sibling in siblings {
         let mut row = if is_part(sibling) { cells_of_part(sibling) } else { cells(&of(sibling)) };
         row.extend(ends.then(|| maybe(sibling["expires_at"].as_str().map(second))));
+        row.extend(are_indexed.then(|| maybe(index(&of(sibling)))));
         for name in ["held_by", "hinted_at"] {
             let nodes = sibling[name].as_array().map(Vec::as_slice).unwrap_or_default();
             row.push(maybe(Some(crate::cluster::names(nodes)).filter(|it| !it.is_empty())));

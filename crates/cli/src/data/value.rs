@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_client::{Metadata, Sibling, Value, Versioned};
 use serde_json::{Map, Value as Json, json};
 
+use super::entries::{self, Entry};
 use crate::exit::{Done, Failure};
 use crate::lifetime::End;
 
@@ -102,14 +103,15 @@ impl Stored {
             content_language: text("content_language")?,
             content_disposition: text("content_disposition")?,
             user,
+            index: entries::of_json(fields.get("index"))?,
         };
         stored.value = Some(Value { bytes, metadata });
         Ok(stored)
     }
 
     /// As nodes represent siblings: `value` (with `"encoding": "base64"` if it is not UTF-8),
-    /// `content_type`, `size`, `meta`, and what is known of `dot`, `writer`, `written_at`, `expires_at` (null
-    /// for never).
+    /// `content_type`, `size`, `meta`, `index` if there are entries, and what is known of `dot`, `writer`,
+    /// `written_at`, `expires_at` (null for never).
     pub(crate) fn json(&self) -> Json {
         let mut fields = Map::new();
         let mut set = |name: &str, text: Option<&str>| {
@@ -139,6 +141,7 @@ impl Stored {
         let meta = metadata.user.iter().map(|(name, value)| (name.clone(), json!(value)));
         fields.insert("size".to_owned(), json!(bytes.len()));
         fields.insert("meta".to_owned(), Json::Object(meta.collect()));
+        fields.extend(entries::json_of(metadata).map(|index| ("index".to_owned(), index)));
         Json::Object(fields)
     }
 
@@ -179,6 +182,10 @@ pub(crate) struct Given {
     /// Metadata to store with it; repeatable
     #[arg(long, value_name = "NAME=TEXT", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
+    /// An entry of an index, by which `quorate index` finds the key: the name ends in _s (texts) or _i
+    /// (integers); repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = entries::parse)]
+    pub(crate) index: Vec<Entry>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -215,7 +222,8 @@ impl Given {
             (None, None) => OCTETS.to_owned(),
         };
         let (content_type, user) = (Some(content_type), self.meta.clone());
-        Ok(Value { bytes, metadata: Metadata { content_type, user, ..Metadata::default() } })
+        let index = self.index.clone();
+        Ok(Value { bytes, metadata: Metadata { content_type, user, index, ..Metadata::default() } })
     }
 }
 
@@ -252,6 +260,9 @@ mod tests {
                 content_type: Some("a/b".to_owned()),
                 content_encoding: Some("gzip".to_owned()),
                 user: vec![("a".to_owned(), "ü".to_owned()), ("b".to_owned(), String::new())],
+                index: ["age_i=-7", "name_s=a b", "name_s=ü"]
+                    .map(|it| entries::parse(it).unwrap())
+                    .into(),
                 ..Metadata::default()
             };
             let value = Value { bytes: Bytes::copy_from_slice(bytes), metadata };
@@ -277,6 +288,7 @@ mod tests {
             (json!({"value": "", "meta": []}), "meta"),
             (json!({"value": "", "meta": {"a": 1}}), "meta.a"),
             (json!({"value": "", "content_type": 1}), "content_type"),
+            (json!({"value": "", "index": {"age_i": ["old"]}}), "age_i"),
             (json!({"value": "", "expires_at": 1}), "expires_at"),
         ] {
             let why = Stored::of_json(&bad).unwrap_err();

@@ -25,7 +25,7 @@ const READS: usize = 16;
 /// How long one read is retried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Write the keys of a bucket as JSON lines, with types, metadata, siblings and contexts.
+/// Write the keys of a bucket as JSON lines, with types, metadata, index entries, siblings and contexts.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   quorate export carts > carts.jsonl
@@ -33,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
   quorate export files --output src.jsonl --cursor CURSOR     # go on where it stopped
 
 Each line: {\"bucket\", \"key\", \"context\", \"siblings\": [{\"value\", \"encoding\" (base64 if it is not
-UTF-8), \"content_type\", \"expires_at\" (null: never), \"meta\", \"dot\", \"writer\", \"written_at\", ...}]}.
+UTF-8), \"content_type\", \"expires_at\" (null: never), \"meta\", \"index\" (its index entries, if any),
+\"dot\", \"writer\", \"written_at\", ...}]}.
 A key without a conflict has one sibling. It is no snapshot: keys written meanwhile may be old or new.
 
 If it stops, it tells the cursor to go on with; up to 100 keys may then come twice, which `import`

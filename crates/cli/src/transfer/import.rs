@@ -45,6 +45,8 @@ A value that expires gets the time that is left of it (\"expires_at\"); one that
 export is not stored, but counted. A value that was exported as one that never expires stays one, whatever
 the bucket says; where a line does not say it, the bucket does.
 
+A value without \"index\" is stored without index entries; one that is there with others is not the same.
+
 Exits with 4 if keys were left in conflict. JSON: lines, new, same, replaced, conflicted, skipped, expired
 (lines of which nothing is left), expired_siblings (of other lines), next_line.")]
 pub struct Args {

@@ -3,7 +3,8 @@
 //! `{"bucket": "carts", "key": "alice", "context": "AY…", "siblings": [{"value": "2 apples",
 //! "content_type": "text/plain", "meta": {}, …}]}`. A value that is not UTF-8 is base64, and says so
 //! (`"encoding": "base64"`). A key without a conflict has one sibling. `expires_at` is when a value ends,
-//! null if it does not. `context` may be left out, and so may all but `value` of a sibling.
+//! null if it does not; `index` has its index entries. `context` may be left out, and so may all but `value`
+//! of a sibling.
 
 use std::time::SystemTime;
 
@@ -89,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_line_survives() {
-        let value = |bytes: &[u8]| Stored::from(Value::new(bytes.to_vec()).content_type("a/b"));
+        let value = |bytes: &[u8]| {
+            let value = Value::new(bytes.to_vec()).content_type("a/b");
+            Stored::from(value.index("age_i", -7).index("name_s", "ü"))
+        };
         let line = Line {
             name: Name { bucket: "b".to_owned(), key: "k/ü\n".to_owned() },
             context: Some("AY".to_owned()),
@@ -101,7 +105,8 @@ mod tests {
         assert_eq!(Line::parse(text.as_bytes(), Some("c")).unwrap().name.bucket, "c");
         assert!(line.json()["siblings"][0].get("expires_at").is_none(), "nothing was said");
         let least = r#"{"key": "k", "siblings": [{"value": "x"}]}"#;
-        assert!(Line::parse(least.as_bytes(), Some("b")).is_ok());
+        let least = Line::parse(least.as_bytes(), Some("b")).unwrap();
+        assert!(least.json()["siblings"][0].get("index").is_none(), "it has none");
     }
 
     #[test]
@@ -132,6 +137,7 @@ mod tests {
             (r#"{"bucket":"b","key":"k","siblings":[{"deleted":true}]}"#, "siblings"),
             (r#"{"bucket":"b","key":"k","value":"x","siblings":[{"value":"x"}]}"#, "value"),
             (r#"{"bucket":"b","key":"k","siblings":[{"value":"x","expires_at":9}]}"#, "expires_at"),
+            (r#"{"bucket":"b","key":"k","siblings":[{"value":"x","index":{"a":1}}]}"#, "_i"),
         ] {
             let why = Line::parse(bad.as_bytes(), None).unwrap_err();
             assert!(why.contains(word), "{bad}: {why}");

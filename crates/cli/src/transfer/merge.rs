@@ -115,12 +115,14 @@ async fn write(
     Ok(siblings)
 }
 
-/// Whether a reader would see the same: bytes, type and metadata, for as long.
+/// Whether a reader would see the same: bytes, type, metadata and index entries, for as long.
 fn is_same(held: &Stored, wanted: &Stored) -> bool {
     let (Some(one), Some(other)) = (&held.value, &wanted.value) else { return false };
     let sorted = |metadata: &quorate_client::Metadata| {
         let mut metadata = metadata.clone();
         metadata.user.sort_unstable();
+        metadata.index.sort_unstable();
+        metadata.index.dedup();
         metadata
     };
     let same_value = one.bytes == other.bytes && sorted(&one.metadata) == sorted(&other.metadata);
@@ -158,5 +160,15 @@ mod tests {
         );
         assert!(!is_same(&of("x", End::Never), &of("y", End::Never)));
         assert!(!is_same(&Stored::default(), &of("x", End::Never)));
+    }
+
+    #[test]
+    fn the_same_value_with_other_index_entries_is_another() {
+        let of = |ages: &[i64]| {
+            let value = ages.iter().fold(Value::from("x"), |value, age| value.index("age_i", *age));
+            Stored::from(value)
+        };
+        assert!(is_same(&of(&[7, 42]), &of(&[42, 7, 42])));
+        assert!(!is_same(&of(&[7]), &of(&[8])) && !is_same(&of(&[7]), &of(&[])));
     }
 }

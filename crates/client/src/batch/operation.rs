@@ -1,6 +1,7 @@
 //! One operation of a batch: a request of a key, as JSON or sent alone.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,6 +15,8 @@ use super::pieces::JSON_BYTES_MAX;
 use crate::body::{NewValue, Source};
 use crate::bucket::{At, Get};
 use crate::error::Error;
+use crate::index::IndexValue;
+use crate::index::entries::{ByIndex, by_index};
 use crate::options::{Count, Options};
 use crate::path;
 use crate::types::{AnyValue, Operation, TypedValue};
@@ -71,6 +74,8 @@ struct Item<'a> {
     content_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_in: Option<Json>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    index: ByIndex<&'a IndexValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<&'a Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,8 +222,10 @@ impl<'a> Item<'a> {
             content_language,
             content_disposition,
             user,
+            index,
         } = &value.metadata;
         self.content_type = content_type.as_deref();
+        self.index = by_index(index);
         let more = [content_encoding, content_language, content_disposition];
         let Source::Bytes(bytes) = &value.source else { return Ok(false) };
         // In base64 it has a third more.
@@ -270,6 +277,11 @@ mod tests {
         let bytes = json_of(b.insert("k", vec![0xff]).never_expires()).unwrap();
         assert_eq!((&bytes["value"], &bytes["encoding"]), (&json!("/w=="), &json!("base64")));
         assert_eq!((&bytes["expires_in"], &bytes["if_none_match"]), (&json!("never"), &json!("*")));
+        let put = b.put_blind("k", "v").index("age_i", 42).index("name_s", "b,c");
+        assert_eq!(
+            json_of(put.index("Age_i", -7)).unwrap()["index"],
+            json!({"age_i": [42, -7], "name_s": ["b,c"]})
+        );
         let change = json_of(b.counter("k").increment(5)).unwrap();
         assert_eq!(
             (&change["op"], &change["operation"]["increment"]),
@@ -307,6 +319,7 @@ mod tests {
             b.get("").into(),
             b.put_blind("k", "v").idempotency_key("").into(),
             b.put_blind("k", "v").content_type("a\nb").into(),
+            b.put_blind("k", "v").index("age_i", "old").into(),
             b.put_blind("k", "v").expires_in(long).into(),
             b.map("k").update(crate::MapChange::new().remove("f")).into(),
         ] {

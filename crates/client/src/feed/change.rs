@@ -28,7 +28,7 @@ pub struct FeedChange {
 #[derive(Debug)]
 pub enum KeyState {
     /// A value, several siblings, or nothing: deleted, or expired. Of the metadata of a value the content
-    /// type and what clients call their own are told.
+    /// type, what clients call their own, and index entries are told.
     Read(Read),
     /// The value of a bucket with a type. A key of such a bucket that was deleted is [`Read::Absent`].
     Typed(Typed<AnyValue>),
@@ -96,7 +96,7 @@ impl LeftOut {
         Ok(Self {
             bytes,
             siblings: head.number(&SIBLINGS).unwrap_or(1),
-            metadata: Metadata::of(&head.headers),
+            metadata: Metadata::of(&head.headers).map_err(|why| head.bad(why))?,
             expires_at: expires_at(head)?,
             etag: head.header(&ETAG),
         })

@@ -9,6 +9,7 @@ mod common;
 mod expiry;
 mod failures;
 mod feeds;
+mod index;
 mod semantics;
 mod streams;
 mod topology;

@@ -10,11 +10,12 @@ use crate::run::Step;
 /// What every step may have.
 pub(crate) const ALL: [&str; 7] =
     ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
-pub(crate) const PUT: [&str; 15] = [
+pub(crate) const PUT: [&str; 16] = [
     "key",
     "value",
     "content_type",
     "meta",
+    "index",
     "context",
     "context_text",
     "if",

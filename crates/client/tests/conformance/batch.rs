@@ -12,7 +12,8 @@ use crate::run::{Done, Run, Step, Taken};
 /// What a batch may have.
 pub(crate) const BATCH: [&str; 6] = ["operations", "r", "w", "n", "sloppy", "timeout_ms"];
 const GET: [&str; 3] = ["op", "as", "key"];
-const PUT: [&str; 6] = ["value", "content_type", "context", "if", "idempotency_key", "expires_in"];
+const PUT: [&str; 7] =
+    ["value", "content_type", "index", "context", "if", "idempotency_key", "expires_in"];
 const DELETE: [&str; 3] = ["context", "if", "idempotency_key"];
 const CHANGE: [&str; 3] = ["operation", "context", "idempotency_key"];
 

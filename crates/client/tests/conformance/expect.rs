@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::cases::{bytes, only};
 use crate::feeds;
+use crate::indexes;
 use crate::run::{Done, Taken};
 use crate::stub::{Asked, Heard};
 use crate::typed::Shown;
@@ -106,7 +107,7 @@ pub(crate) fn compare(
         let found = fact(name).ok_or_else(|| format!("{name}: does not apply to what came"))?;
         let is_met = match name.as_str() {
             "acks_min" | "nodes_min" | "expires_in_s_min" => found.as_u64() >= wanted.as_u64(),
-            "expires_in_s_max" => found.as_u64() <= wanted.as_u64(),
+            "expires_in_s_max" | "entries_max" => found.as_u64() <= wanted.as_u64(),
             "value" => found == values([wanted].into_iter())?[0],
             // A counter's total, with all its digits.
             "typed_value" if found.is_string() && wanted.is_number() => {
@@ -117,7 +118,9 @@ pub(crate) fn compare(
                 wanted.sort_by_key(Json::to_string);
                 found == json!(wanted)
             }
-            "content_types" => {
+            "index" | "entries" => found == indexes::wanted(wanted),
+            "content_types" | "indexes" => {
+                let wanted = if name == "indexes" { &indexes::wanted(wanted) } else { wanted };
                 let mut wanted = wanted.as_array().unwrap().clone();
                 wanted.sort_by_key(Json::to_string);
                 found == json!(wanted)
@@ -179,6 +182,7 @@ fn of_done(done: &Done, name: &str) -> Option<Json> {
             "has_cursor" => json!(page.cursor.is_some()),
             _ => return None,
         }),
+        Done::Index(page) => indexes::of_page(page, name),
         Done::Feed(page) => of_feed(page, name),
         Done::Unchanged => (name == "unchanged").then_some(Json::Bool(true)),
         Done::Expired(_) => None,
@@ -219,8 +223,12 @@ pub(crate) fn of_read(read: &Read, name: &str) -> Option<Json> {
         ("value", Read::Value(value)) => json!(value.bytes().to_vec()),
         ("content_type", Read::Value(value)) => json!(value.value().metadata.content_type),
         ("meta", Read::Value(value)) => metadata(&value.value().metadata),
+        ("index", Read::Value(value)) => indexes::of_metadata(&value.value().metadata),
         ("values", _) => sorted(live(read).iter().map(|it| json!(it.bytes.to_vec())).collect()),
         ("content_types", _) => sorted(live(read).iter().map(content_type).collect()),
+        ("indexes", _) => {
+            sorted(live(read).iter().map(|it| indexes::of_metadata(&it.metadata)).collect())
+        }
         ("deletes", Read::Siblings(siblings)) => {
             json!(siblings.siblings().iter().filter(|it| it.value.is_none()).count())
         }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::arguments::options;
 use crate::expect::{compare, metadata, of_read, of_typed};
+use crate::indexes;
 use crate::run::{Done, Run, Step};
 use crate::typed::Shown;
 
@@ -135,6 +136,7 @@ fn of_left_out(left_out: &LeftOut, name: &str) -> Option<Json> {
         "siblings" => json!(left_out.siblings),
         "content_type" => json!(left_out.metadata.content_type),
         "meta" => metadata(&left_out.metadata),
+        "index" => indexes::of_metadata(&left_out.metadata),
         "expires" => json!(left_out.expires_at.is_some()),
         "has_context" => json!(false),
         _ => return None,

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use crate::arguments::lifetime;
 use crate::cases::bytes;
+use crate::indexes;
 use crate::run::{Done, Run, Step, joined};
 
 impl Run {
@@ -32,11 +33,18 @@ impl Run {
             return Err(format!("siblings: {name} names no conflict"));
         };
         if let Some(with) = step.get("join").and_then(Json::as_str) {
-            let put = siblings.resolve(|all| Value::new(joined(all, with)));
+            let entries = indexes::entries(step)?;
+            let put = siblings.resolve(|all| {
+                let value = Value::new(joined(all, with));
+                entries.into_iter().fold(value, |value, (index, entry)| value.index(index, entry))
+            });
             return Ok(match lifetime(step) {
                 Some(lifetime) => put.lifetime(lifetime).await,
                 None => put.await,
             });
+        }
+        if step.contains_key("index") {
+            return Err("index: a sibling that is kept has its own".to_owned());
         }
         let kept = bytes(&step["keep"])?;
         let has = |it: &&Sibling| it.value.as_ref().is_some_and(|value| value.bytes == kept);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use quorate_client::{
-    Applied, Client, Delete, Error, FeedPage, KeysPage, Metadata, NewValue, Put, Read, ReadStream,
-    Retries, Sibling, Updated, Value, Written,
+    Applied, Client, Delete, Error, FeedPage, IndexPage, KeysPage, Metadata, NewValue, Put, Read,
+    ReadStream, Retries, Sibling, Updated, Value, Written,
 };
 use serde_json::{Map, Value as Json, json};
 
@@ -19,6 +19,7 @@ use crate::cases::{Case, bytes, only};
 use crate::common::wire::Proxy;
 use crate::expect;
 use crate::feeds;
+use crate::indexes;
 use crate::stub::{Heard, Stub};
 use crate::typed::{self, Shown};
 
@@ -34,6 +35,7 @@ pub(crate) enum Done {
     Typed(Shown),
     Applied(Applied, Option<Shown>),
     Page(KeysPage),
+    Index(IndexPage),
     Feed(FeedPage),
     /// The cursor of an error that has one.
     Expired(String),
@@ -157,10 +159,12 @@ impl Run {
             "get" => &["key", "r", "n", "sloppy", "timeout_ms", "explain", "stream"],
             "put" => &PUT,
             "delete" => &DELETE,
-            "resolve" => &["key", "siblings", "join", "keep", "expires_in"],
+            "resolve" => &["key", "siblings", "join", "keep", "index", "expires_in"],
             "update" => &["key", "append"],
             "list_keys" => &["prefix", "limit", "cursor"],
             "all_keys" => &["prefix", "limit"],
+            "list_index" => &indexes::LIST,
+            "all_index" => &indexes::ALL,
             "set_bucket" => &["properties"],
             "get_bucket" | "reset_bucket" | "nodes" => &[],
             "typed_get" => &typed::GET,
@@ -238,6 +242,8 @@ impl Run {
                 };
                 all.map(|pages| Done::Page(one(pages)))
             }
+            "list_index" => self.list_index(&bucket, step).await?.map(Done::Index),
+            "all_index" => self.all_index(&bucket, step).await?.map(Done::Index),
             "get_bucket" => admin.bucket(bucket.name()).await.map(|it| Done::Properties(json!(it))),
             "set_bucket" => {
                 let properties = step.get("properties").cloned().unwrap_or_default();
@@ -285,6 +291,7 @@ impl Run {
         let metadata = Metadata {
             content_type: text("content_type").map(str::to_owned),
             user: user.into_iter().map(pair).collect(),
+            index: indexes::entries(step)?,
             ..Metadata::default()
         };
         let (context, options) = match (self.context(step)?, options(step, "w")) {

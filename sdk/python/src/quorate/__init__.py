@@ -47,6 +47,7 @@ from .errors import (
     WrongType,
 )
 from .handles import Counter, Estimate, Flag, Map, Register, Set
+from .index import Index, IndexEntries, IndexEntry, IndexPage
 from .model import (
     DELETE,
     Absent,
@@ -120,6 +121,10 @@ __all__ = [
     "FlagRead",
     "IdempotencyKeyReused",
     "IncompleteListing",
+    "Index",
+    "IndexEntries",
+    "IndexEntry",
+    "IndexPage",
     "InvalidArgument",
     "KeyPage",
     "LargeValue",

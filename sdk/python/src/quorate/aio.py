@@ -18,6 +18,7 @@ from .batch import BatchOperation, BatchOptions, BatchResult
 from .client import cut_short
 from .core import Core, check_page
 from .errors import InvalidArgument
+from .index import IndexEntry, IndexPage
 from .model import (
     Absent,
     BucketProperties,
@@ -185,8 +186,8 @@ class AsyncClient:
         """Read, let `change` say what to write, and write it; again if another write came in between.
 
         `change` returns a value, `NewValue`, one of the siblings, `DELETE`, or `None` to leave the key as it
-        is. It may be called several times. A value keeps the content type and metadata of what it replaces,
-        but not its lifetime: that is `expires_in`, or the bucket's.
+        is. It may be called several times. A value keeps the content type, metadata and index entries of what
+        it replaces, but not its lifetime: that is `expires_in`, or the bucket's.
         Two updates through different nodes can still meet: then the key has siblings, none is lost.
         """
         return await self._run(self._core.update(bucket, key, change, self, options))
@@ -243,6 +244,55 @@ class AsyncClient:
             check_page(page, cursor, allow_incomplete=allow_incomplete)
             for key in page.keys:
                 yield key
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def index_page(
+        self,
+        bucket: str,
+        index: str,
+        *,
+        eq: str | int | None = None,
+        from_: str | int | None = None,
+        to: str | int | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> IndexPage:
+        """Return one page of the keys that have an entry in an index, ordered by value, then by key.
+
+        `eq`: entries with this value; or `from_` and `to`, the first and the last value, both of which belong
+        to the range and may be left out. Texts if the name of the index ends in `_s`, numbers if in `_i`.
+        `limit`: the most entries, up to 1000; the server's default is 100. `cursor`: that of a page before of
+        the same query. A page may have no entries although more follow: its cursor is `None` after the last.
+        """
+        request = wire.index(bucket, index, eq=eq, from_=from_, to=to, limit=limit, cursor=cursor)
+        return await self._run(self._core.index_page(index, request))
+
+    async def index(
+        self,
+        bucket: str,
+        index: str,
+        *,
+        eq: str | int | None = None,
+        from_: str | int | None = None,
+        to: str | int | None = None,
+        page_size: int = 1000,
+        allow_incomplete: bool = False,
+    ) -> AsyncIterator[IndexEntry]:
+        """Iterate over all entries of a query, as `IndexEntry`; arguments as for `index_page`.
+
+        A key with several such values comes once with each. What changes meanwhile may be seen or not; what
+        is there all the time is seen. Raises `IncompleteListing` unless that is allowed.
+        """
+        cursor = None
+        while True:
+            page = await self.index_page(
+                bucket, index, eq=eq, from_=from_, to=to, limit=page_size, cursor=cursor
+            )
+            check_page(page, cursor, allow_incomplete=allow_incomplete)
+            for entry in page.entries:
+                yield entry
             cursor = page.cursor
             if cursor is None:
                 return

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from . import index as indexes
 from . import parse, parse_typed, wire
 from .errors import InvalidArgument, QuorateError
+from .index import Index
 from .model import Absent, ContextLike, Lifetime, Siblings, Value, W_co, Writes, Written
 from .parse import Response
 from .parse_typed import Kind
@@ -83,6 +85,7 @@ class BatchPut:
     if_present: bool = False
     if_match: str | Value[Any] | Siblings[Any] | Written | None = None
     idempotency_key: str | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,8 @@ def _item(operation: BatchOperation) -> Item:
     lifetime = dict(request.headers).get("Quorate-Expires-In")
     if lifetime is not None:
         members["expires_in"] = lifetime if lifetime == "never" else int(lifetime)
-    return _with_json("put", request, members)
+    index = indexes.checked(operation.index)
+    return _with_json("put", request, {**members, "index": index} if index else members)
 
 
 def _change(change: BatchChange) -> Item:
@@ -261,6 +265,8 @@ def answer_of(reply: Response, result: Any) -> Response:
         if type(value) in (str, int):
             headers.append((name.encode(), str(value).encode(errors="replace")))
     headers += _meta(reply, result.get("meta", {}))
+    entries = parse.index_of_json(reply, result.get("index", {}))
+    headers += [(name.encode(), text.encode()) for name, text in indexes.headers(entries)]
     body = b""
     if "problem" in result:
         body = json.dumps(result["problem"]).encode()

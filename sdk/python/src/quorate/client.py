@@ -16,6 +16,7 @@ from .batch import BatchOperation, BatchOptions, BatchResult
 from .core import Core, check_page
 from .errors import DeadlineExceeded, InvalidArgument, QuorateError, Unreachable
 from .handles import Counter, Estimate, Flag, Map, Register, Set
+from .index import IndexEntry, IndexPage
 from .model import (
     Absent,
     BucketProperties,
@@ -184,8 +185,8 @@ class Client:
         """Read, let `change` say what to write, and write it; again if another write came in between.
 
         `change` returns a value, `NewValue`, one of the siblings, `DELETE`, or `None` to leave the key as it
-        is. It may be called several times. A value keeps the content type and metadata of what it replaces,
-        but not its lifetime: that is `expires_in`, or the bucket's.
+        is. It may be called several times. A value keeps the content type, metadata and index entries of what
+        it replaces, but not its lifetime: that is `expires_in`, or the bucket's.
         Two updates through different nodes can still meet: then the key has siblings, none is lost.
         """
         return self._run(self._core.update(bucket, key, change, self, options))
@@ -241,6 +242,52 @@ class Client:
             page = self.list_keys(bucket, prefix=prefix, limit=page_size, cursor=cursor)
             check_page(page, cursor, allow_incomplete=allow_incomplete)
             yield from page.keys
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def index_page(
+        self,
+        bucket: str,
+        index: str,
+        *,
+        eq: str | int | None = None,
+        from_: str | int | None = None,
+        to: str | int | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> IndexPage:
+        """Return one page of the keys that have an entry in an index, ordered by value, then by key.
+
+        `eq`: entries with this value; or `from_` and `to`, the first and the last value, both of which belong
+        to the range and may be left out. Texts if the name of the index ends in `_s`, numbers if in `_i`.
+        `limit`: the most entries, up to 1000; the server's default is 100. `cursor`: that of a page before of
+        the same query. A page may have no entries although more follow: its cursor is `None` after the last.
+        """
+        request = wire.index(bucket, index, eq=eq, from_=from_, to=to, limit=limit, cursor=cursor)
+        return self._run(self._core.index_page(index, request))
+
+    def index(
+        self,
+        bucket: str,
+        index: str,
+        *,
+        eq: str | int | None = None,
+        from_: str | int | None = None,
+        to: str | int | None = None,
+        page_size: int = 1000,
+        allow_incomplete: bool = False,
+    ) -> Iterator[IndexEntry]:
+        """Iterate over all entries of a query, as `IndexEntry`; arguments as for `index_page`.
+
+        A key with several such values comes once with each. What changes meanwhile may be seen or not; what
+        is there all the time is seen. Raises `IncompleteListing` unless that is allowed.
+        """
+        cursor = None
+        while True:
+            page = self.index_page(bucket, index, eq=eq, from_=from_, to=to, limit=page_size, cursor=cursor)
+            check_page(page, cursor, allow_incomplete=allow_incomplete)
+            yield from page.entries
             cursor = page.cursor
             if cursor is None:
                 return

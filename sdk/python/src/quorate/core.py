@@ -16,6 +16,7 @@ from .errors import (
     ProtocolError,
     QuorateError,
 )
+from .index import IndexPage
 from .model import (
     Absent,
     BucketProperties,
@@ -130,10 +131,16 @@ class Core:
         """Write a value."""
         rest: dict[str, Any] = dict(options)
         content_type, meta = rest.pop("content_type", None), rest.pop("meta", None)
-        encoding = rest.pop("content_encoding", None)
-        write = WriteOptions(context, **rest)
+        encoding, index = rest.pop("content_encoding", None), rest.pop("index", None)
         request = wire.put(
-            bucket, key, value, write, content_type=content_type, meta=meta, content_encoding=encoding
+            bucket,
+            key,
+            value,
+            WriteOptions(context, **rest),
+            content_type=content_type,
+            meta=meta,
+            content_encoding=encoding,
+            index=index,
         )
         return self.write(request)
 
@@ -205,6 +212,10 @@ class Core:
         """Read one page of keys."""
         return parse.key_page((yield from self._call(wire.keys(bucket, prefix, limit, cursor), _OK)))
 
+    def index_page(self, index: str, request: Request) -> Operation[IndexPage]:
+        """Read one page of an index."""
+        return parse.index_page(index, (yield from self._call(request, _OK)))
+
     def properties(self, request: Request) -> Operation[BucketProperties]:
         """Read or set the properties of a bucket."""
         return parse.properties((yield from self._call(request, _OK)))
@@ -224,10 +235,11 @@ class Core:
         yield from look_up(self.nodes, self.policy)
 
 
-def check_page(page: KeyPage, cursor: str | None, *, allow_incomplete: bool) -> None:
+def check_page(page: KeyPage | IndexPage, cursor: str | None, *, allow_incomplete: bool) -> None:
     """Raise unless a listing may go on after this page, which was asked for with `cursor`."""
     if not page.complete and not allow_incomplete:
-        raise IncompleteListing("too few replicas of some partition answered: keys may be missing")
+        what = "keys" if isinstance(page, KeyPage) else "entries"
+        raise IncompleteListing(f"too few replicas of some partition answered: {what} may be missing")
     if page.cursor is not None and page.cursor == cursor:
         raise ProtocolError("the listing does not advance: the server gave the same cursor again")
 
@@ -248,8 +260,15 @@ def _changed(
         if new.expires_in is not None:
             guarded = replace(guarded, expires_in=new.expires_in)
     elif isinstance(read, Value):
-        new = NewValue(decision, read.content_type, read.meta)  # type: ignore[arg-type]
+        new = NewValue(decision, read.content_type, read.meta, index=read.index)  # type: ignore[arg-type]
     else:
         new = NewValue(decision)  # type: ignore[arg-type]
-    value, content_type, meta = new.value, new.content_type, new.meta
-    return wire.put(read.bucket, read.key, value, guarded, content_type=content_type, meta=meta)
+    return wire.put(
+        read.bucket,
+        read.key,
+        new.value,
+        guarded,
+        content_type=new.content_type,
+        meta=new.meta,
+        index=new.index,
+    )

@@ -68,6 +68,7 @@ def _large(request: Request, response: Response, change: dict[str, Any]) -> Larg
         content_type=answer.header("content-type") if answer.status == 200 else None,
         meta=parse.meta_of(answer),
         expires_at=parse.expires_at_of(answer),
+        index=parse.index_of(answer),
     )
 
 

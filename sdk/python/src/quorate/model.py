@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict
 
+from .index import Index, IndexEntries
+
 if TYPE_CHECKING:
     from typing_extensions import TypeVar, Unpack
 
@@ -85,6 +87,8 @@ class PutOptions(DeleteOptions, total=False):
     """Stored and given back; the client neither encodes nor decodes."""
     meta: Mapping[str, str] | None
     """Metadata; names are kept in lower case."""
+    index: Index | None
+    """Entries under which the key is found: `{"email_s": "a@x", "age_i": [42]}`; see `Client.index`."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,14 @@ DELETE = Delete.DELETE
 
 @dataclass(frozen=True)
 class NewValue:
-    """A value to write, with its content type and metadata."""
+    """A value to write, with its content type, metadata and index entries."""
 
     value: bytes | str
     content_type: str | None = None
     meta: Mapping[str, str] | None = None
     expires_in: Lifetime | None = None
     """In place of the option of the write."""
+    index: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,8 @@ class Sibling:
     """RFC 3339, by the clock of that node."""
     expires_at: datetime | None = None
     """When it expires, or expired; `None` if it does not."""
+    index: IndexEntries = field(default_factory=dict)
+    """Its entries in indexes."""
 
     @property
     def text(self) -> str:
@@ -225,6 +232,8 @@ class Value(_Read[W_co]):
     last_modified: str | None = field(kw_only=True, default=None)
     expires_at: datetime | None = field(kw_only=True, default=None)
     """When it expires, in UTC; `None` if it does not."""
+    index: IndexEntries = field(kw_only=True, default_factory=dict)
+    """Its entries in indexes."""
 
     @property
     def text(self) -> str:
@@ -251,6 +260,8 @@ class LargeValue:
     meta: Mapping[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
     """When it expires, in UTC; `None` if it does not."""
+    index: IndexEntries = field(default_factory=dict)
+    """Its entries in indexes."""
 
 
 Resolution: TypeAlias = "bytes | str | NewValue | Sibling | Delete"
@@ -288,12 +299,12 @@ class Siblings(_Read[W_co]):
         if isinstance(decision, NewValue):
             if decision.expires_in is not None:
                 options["expires_in"] = decision.expires_in
-            content_type, meta = decision.content_type, decision.meta
-            return self.put(decision.value, content_type=content_type, meta=meta, **options)
+            content_type, meta, index = decision.content_type, decision.meta, decision.index
+            return self.put(decision.value, content_type=content_type, meta=meta, index=index, **options)
         return self.put(decision, **options)
 
     def keep(self, sibling: Sibling, **options: Unpack[KeepOptions]) -> W_co:
-        """Keep one sibling as it is, with its type and metadata; the others are superseded."""
+        """Keep one sibling as it is, with its type, metadata and index entries; the others are superseded."""
         if sibling.deleted:
             return self.delete(**_of_delete(options))
         return self._client.keep(self, sibling, **options)

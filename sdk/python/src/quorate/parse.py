@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from . import index
 from .errors import Facts, NotFound, Outcome, ProtocolError
+from .index import IndexEntries, IndexEntry, IndexPage
 from .model import (
     Absent,
     BucketProperties,
@@ -87,6 +89,7 @@ def read(
         content_disposition=response.header("content-disposition"),
         last_modified=response.header("last-modified"),
         expires_at=expires_at_of(response),
+        index=index_of(response),
     )
 
 
@@ -131,6 +134,26 @@ def key_page(response: Response) -> KeyPage:
     if not (cursor is None or isinstance(cursor, str)) or not isinstance(complete, bool):
         raise wrong(response, "has no cursor, or does not say whether it is complete")
     return KeyPage(tuple(keys), cursor, complete)
+
+
+def index_page(name: str, response: Response) -> IndexPage:
+    """Read the answer to `GET /index/{bucket}/{index}`."""
+    body = json_object(response)
+    listed, cursor, complete = body.get("entries"), body.get("cursor"), body.get("complete")
+    if not isinstance(listed, list):
+        raise wrong(response, "has no list of entries")
+    if not (cursor is None or isinstance(cursor, str)) or not isinstance(complete, bool):
+        raise wrong(response, "has no cursor, or does not say whether it is complete")
+    entries = []
+    for each in listed:
+        key = each.get("key") if isinstance(each, dict) else None
+        if not isinstance(key, str):
+            raise wrong(response, "has an entry without a key")
+        try:
+            entries.append(IndexEntry(index.value_of_json(name, each.get("value")), key))
+        except ValueError as error:
+            raise wrong(response, f"has an entry without a value: {error}") from error
+    return IndexPage(tuple(entries), cursor, complete)
 
 
 def properties(response: Response) -> BucketProperties:
@@ -277,6 +300,7 @@ def _sibling(response: Response, fields: Any) -> Sibling:
         writer=writer,
         written_at=at,
         expires_at=expires_at,
+        index=index_of_json(response, fields.get("index", {})),
     )
 
 
@@ -316,6 +340,22 @@ def meta_of(response: Response) -> Mapping[str, str]:
         if lower.startswith(_META.encode()):
             meta[lower[len(_META) :].decode("latin-1")] = value.decode(errors="replace")
     return meta
+
+
+def index_of(response: Response) -> IndexEntries:
+    """Return the index entries of a value."""
+    try:
+        return index.of_headers(response.headers)
+    except ValueError as error:
+        raise wrong(response, f"has index entries that are none: {error}") from error
+
+
+def index_of_json(response: Response, found: object) -> IndexEntries:
+    """Return the index entries of a value in JSON."""
+    try:
+        return index.of_json(found)
+    except ValueError as error:
+        raise wrong(response, f"has index entries that are none: {error}") from error
 
 
 def json_object(response: Response) -> dict[str, Any]:

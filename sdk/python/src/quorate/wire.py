@@ -13,7 +13,9 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from . import index as indexes
 from .errors import InvalidArgument
+from .index import Index
 from .model import (
     Absent,
     ContextLike,
@@ -143,12 +145,13 @@ def put(
     content_type: str | None = None,
     meta: Mapping[str, str] | None = None,
     content_encoding: str | None = None,
+    index: Index | None = None,
 ) -> Request:
     """`PUT /kv/{bucket}/{key}`."""
     headers = [("Content-Type", _header_text("content_type", content_type or _type_of(value)))]
     if content_encoding is not None:
         headers.append(("Content-Encoding", _header_text("content_encoding", content_encoding)))
-    headers += _meta(meta or {})
+    headers += _meta(meta or {}) + indexes.headers(indexes.checked(index))
     target = _key_path("kv", bucket, key)
     return _write(
         method="PUT", path=target, place=(bucket, key), options=options, headers=headers, body=_body(value)
@@ -214,6 +217,21 @@ def keys(bucket: str, prefix: str, limit: int | None, cursor: str | None) -> Req
     """`GET /keys/{bucket}`."""
     query = query_of(prefix=prefix or None, limit=limit, cursor=cursor)
     return Request("GET", f"/keys/{_segment('bucket', bucket)}{query}")
+
+
+def index(
+    bucket: str,
+    name: str,
+    *,
+    eq: str | int | None,
+    from_: str | int | None,
+    to: str | int | None,
+    limit: int | None,
+    cursor: str | None,
+) -> Request:
+    """`GET /index/{bucket}/{index}`."""
+    query = query_of(**indexes.query(name, eq, from_, to), limit=limit, cursor=cursor)
+    return Request("GET", f"/index/{_segment('bucket', bucket)}/{name}{query}")
 
 
 def get_bucket(bucket: str) -> Request:

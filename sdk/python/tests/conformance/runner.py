@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 import quorate
 
-from . import typed
-from .servers import Proxy, Sent, Stub, value_bytes
+from . import indexes, typed
+from .expectations import Result, Streamed, mismatches
+from .servers import Proxy, Stub, value_bytes
 
 Call = Callable[[Callable[[], Any]], Any]
 """Runs a function; if it returns an awaitable, also that."""
@@ -28,9 +25,9 @@ WRITE_ARGS = {
 }
 OPS: dict[str, set[str]] = {
     "get": READ_ARGS,
-    "put": WRITE_ARGS | {"value", "content_type", "meta", "expires_in", "stream"},
+    "put": WRITE_ARGS | {"value", "content_type", "meta", "index", "expires_in", "stream"},
     "delete": WRITE_ARGS,
-    "resolve": {"siblings", "join", "keep", "expires_in"},
+    "resolve": {"siblings", "join", "keep", "index", "expires_in"},
     "update": {"key", "append"},
     "list_keys": {"prefix", "limit", "cursor"},
     "all_keys": {"prefix", "limit"},
@@ -42,11 +39,12 @@ OPS: dict[str, set[str]] = {
     "wait": {"key", "context", "context_text", "wait_ms", "r", "n", "sloppy", "timeout_ms", "meanwhile"},
     "feed": {"from", "cursor", "prefix", "limit", "wait_ms", "meanwhile"},
     "follow": {"from", "cursor", "prefix", "limit", "wait_ms"},
+    **indexes.OPS,
     **typed.OPS,
 }
 BATCH_OPS: dict[str, set[str]] = {
     "get": {"key"},
-    "put": {"key", "value", "content_type", "context", "if", "idempotency_key", "expires_in"},
+    "put": {"key", "value", "content_type", "index", "context", "if", "idempotency_key", "expires_in"},
     "delete": {"key", "context", "if", "idempotency_key"},
     "change": {"key", "operation", "context", "idempotency_key"},
 }
@@ -56,35 +54,6 @@ OPTIONS = (
     *("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta"),
     "expires_in",
 )
-
-
-def error_class(error: quorate.QuorateError) -> str:
-    """Return the neutral name of an error's class: `NoQuorum` is `no_quorum`."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-    return {"protocol_error": "protocol", "deadline_exceeded": "deadline"}.get(name, name)
-
-
-@dataclass
-class Result:
-    """What came of a step."""
-
-    value: Any = None
-    error: quorate.QuorateError | None = None
-    took_ms: float = 0
-    sent: list[Sent] = field(default_factory=list)
-    looks: int = 0
-    """How often the stub was asked about the cluster, since the case began."""
-
-
-@dataclass
-class Streamed:
-    """A read whose value came in pieces, put together again."""
-
-    head: quorate.Value[Any]
-    value: bytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.head, name)
 
 
 class Runner:
@@ -189,6 +158,8 @@ class Runner:
 
     def options(self, step: dict[str, Any]) -> dict[str, Any]:
         options = {name: step[name] for name in OPTIONS if name in step}
+        if "index" in step:
+            options["index"] = indexes.entries(step["index"])
         if "context" in step:
             options["context"] = self.seen(step["context"])
         if "context_text" in step:
@@ -223,13 +194,16 @@ class Runner:
 
     def do_resolve(self, step: dict[str, Any]) -> Any:
         siblings, options = self.seen(step["siblings"]), self.options(step)
+        index = options.pop("index", None)
         if "keep" in step:
+            assert index is None, "what is kept keeps its entries"
             wanted = value_bytes(step["keep"])
             kept = next(sibling for sibling in siblings if sibling.value == wanted)
             return self.call(lambda: siblings.resolve(lambda _: kept, **options))
 
-        def joined(all_: tuple[quorate.Sibling, ...]) -> str:
-            return str(step["join"]).join(sorted(each.text for each in all_ if not each.deleted))
+        def joined(all_: tuple[quorate.Sibling, ...]) -> Any:
+            text = str(step["join"]).join(sorted(each.text for each in all_ if not each.deleted))
+            return quorate.NewValue(text, index=index) if index else text
 
         return self.call(lambda: siblings.resolve(joined, **options))
 
@@ -257,8 +231,27 @@ class Runner:
         if "limit" in step:
             options["page_size"] = step["limit"]
         found = self.client.keys(self.bucket_of(step), **options)
-        keys = self.call(lambda: _collect(found)) if hasattr(found, "__aiter__") else list(found)
-        return quorate.KeyPage(tuple(keys), None, complete=True)
+        return quorate.KeyPage(tuple(self.collected(found)), None, complete=True)
+
+    def collected(self, found: Any) -> list[Any]:
+        return self.call(lambda: _collect(found)) if hasattr(found, "__aiter__") else list(found)
+
+    def do_list_index(self, step: dict[str, Any]) -> Any:
+        options = indexes.question(step)
+        if "limit" in step:
+            options["limit"] = step["limit"]
+        if "cursor" in step:
+            options["cursor"] = self.saved[step["cursor"]].cursor
+        return self.call(lambda: self.client.index_page(self.bucket_of(step), step["index"], **options))
+
+    def do_all_index(self, step: dict[str, Any]) -> Any:
+        options = indexes.question(step)
+        if "limit" in step:
+            options["page_size"] = step["limit"]
+        with indexes.noted_pages(self.client) as pages:
+            found = self.client.index(self.bucket_of(step), step["index"], allow_incomplete=True, **options)
+            entries = tuple(self.collected(found))
+        return quorate.IndexPage(entries, pages[-1].cursor, all(page.complete for page in pages))
 
     def do_get_bucket(self, step: dict[str, Any]) -> Any:
         return self.call(lambda: self.client.get_bucket(self.bucket_of(step)))
@@ -371,170 +364,5 @@ def _check(what: str, step: dict[str, Any], fields: set[str]) -> None:
     assert args <= OPS[step["op"]], f"{what}: unknown arguments {args - OPS[step['op']]}"
 
 
-async def _collect(keys: Any) -> list[str]:
-    return [key async for key in keys]
-
-
-def kind_of(value: Any) -> str:
-    if isinstance(value, quorate.Absent):
-        return "deleted" if value.deleted else "absent"
-    if isinstance(value, quorate.Siblings):
-        return "siblings"
-    if isinstance(value, (quorate.Value, Streamed)):
-        return "value"
-    if isinstance(value, quorate.LargeValue):
-        return "large"
-    if isinstance(value, (quorate.Typed, quorate.Applied)):
-        return "typed" if isinstance(value, quorate.Typed) else "applied"
-    return "written" if isinstance(value, quorate.Written) else type(value).__name__
-
-
-ACTUAL: dict[str, Callable[[Result], Any]] = {
-    "kind": lambda result: kind_of(result.value),
-    "value": lambda result: result.value.value,
-    "content_type": lambda result: result.value.content_type,
-    "meta": lambda result: dict(result.value.meta),
-    "values": lambda result: sorted(sibling.value for sibling in result.value.live),
-    "content_types": lambda result: sorted(sibling.content_type for sibling in result.value.live),
-    "deletes": lambda result: len(result.value) - len(result.value.live),
-    "expires": lambda result: result.value.expires_at is not None,
-    "expires_at": lambda result: rfc3339(result.value.expires_at),
-    "expiring": lambda result: sum(each.expires_at is not None for each in result.value),
-    "expired": lambda result: getattr(result.value, "expired", None),
-    "has_context": lambda result: result.value.context is not None,
-    "siblings": lambda result: result.value.siblings,
-    "keys": lambda result: keys_of(result.value),
-    "unchanged": lambda result: result.value is None,
-    "bytes": lambda result: result.value.size,
-    "complete": lambda result: result.value.complete,
-    "has_cursor": lambda result: result.value.cursor is not None,
-    "typed_value": lambda result: typed.shown(result.value),
-    "exists": lambda result: getattr(result.value, "read", result.value).exists,
-    "explained": lambda result: result.value.explain_id is not None,
-}
-OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
-    "error": error_class,
-    "resync": lambda error: getattr(error, "resync", None),
-    "problem": lambda error: error.problem,
-    "status": lambda error: error.status,
-    "parameter": lambda error: error.parameter,
-    "header": lambda error: error.header,
-    "outcome": lambda error: error.outcome,
-    "retry_after_ms": lambda error: (
-        None if error.retry_after_s is None else round(error.retry_after_s * 1000)
-    ),
-}
-
-
-def keys_of(page: Any) -> list[str]:
-    if isinstance(page, quorate.FeedPage):
-        return sorted(change.key for change in page)
-    return list(page.keys)
-
-
-def rfc3339(at: datetime) -> str:
-    assert at.tzinfo is timezone.utc
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _left_s(result: Result) -> float | None:
-    """Return how long the value that was read will still live."""
-    at: datetime | None = getattr(result.value, "expires_at", None)
-    return None if at is None else (at - datetime.now(timezone.utc)).total_seconds()
-
-
-def mismatches(expect: dict[str, Any], result: Result) -> list[str]:
-    """Return what is not as expected."""
-    if (result.error is not None) != ("error" in expect):
-        return [f"expected {expect.get('error', 'no error')}"]
-    wrong = []
-    for name, expected in expect.items():
-        actual, wanted = _compared(name, expected, result)
-        if actual != wanted:
-            wrong.append(f"{name}: expected {str(wanted)[:200]}, got {str(actual)[:200]}")
-    return wrong
-
-
-def _compared(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
-    """Return what is there and what should be, in the same form."""
-    if name == "cursor":
-        return getattr(result.error or result.value, "cursor", None), wanted
-    if name == "keys" and isinstance(result.value, quorate.FeedPage):
-        wanted = sorted(wanted)
-    if name in OF_ERRORS:
-        assert result.error is not None, f"{name} is expected of an error"
-        return OF_ERRORS[name](result.error), wanted
-    if name == "value":
-        wanted = value_bytes(wanted)
-    if name == "values":
-        wanted = sorted(value_bytes(each) for each in wanted)
-    if name == "content_types":
-        wanted = sorted(wanted)
-    if name == "typed_value" and isinstance(wanted, str) and typed.is_total(result.value):
-        wanted = int(wanted)
-    if name in ACTUAL:
-        return ACTUAL[name](result), wanted
-    return _bounded(name, wanted, result)
-
-
-def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
-    left_s = _left_s(result)
-    limits: dict[str, Callable[[], tuple[Any, Any]]] = {
-        "acks_min": lambda: (max(result.value.acks or 0, wanted), result.value.acks),
-        "nodes_min": lambda: (max(len(result.value), wanted), len(result.value)),
-        "took_ms_min": lambda: (max(result.took_ms, wanted), result.took_ms),
-        "took_ms_max": lambda: (min(result.took_ms, wanted), result.took_ms),
-        "looks_min": lambda: (max(result.looks, wanted), result.looks),
-        "looks_max": lambda: (min(result.looks, wanted), result.looks),
-        "expires_in_s_min": lambda: (left_s is not None and left_s >= wanted, True),
-        "expires_in_s_max": lambda: (left_s is not None and left_s <= wanted, True),
-        "changes_max": lambda: (min(len(result.value), wanted), len(result.value)),
-        "changes": lambda: (_of_changes(result.value, wanted), {key: [] for key in wanted}),
-        "results": lambda: (_of_each(result.value, wanted), [[]] * len(wanted)),
-        "properties": lambda: ({key: getattr(result.value, key) for key in wanted}, wanted),
-        "one_idempotency_key": lambda: (_has_one_key(result.sent), wanted),
-        "sent": lambda: ([_as_expected(*pair) for pair in zip(result.sent, wanted, strict=False)], wanted),
-    }
-    assert name in limits, f"unknown expectation {name}"
-    if name == "sent":
-        assert len(result.sent) == len(wanted), f"{len(result.sent)} requests were sent, not {len(wanted)}"
-    return limits[name]()
-
-
-def _of_each(results: list[Any], wanted: list[dict[str, Any]]) -> list[list[str]]:
-    """Return what is not as expected, of each result of a batch."""
-    assert len(results) == len(wanted), f"{len(results)} results, not {len(wanted)}"
-    shown = [
-        Result(error=each) if isinstance(each, quorate.QuorateError) else Result(value=each)
-        for each in results
-    ]
-    return [mismatches(*pair) for pair in zip(wanted, shown, strict=True)]
-
-
-def _of_changes(page: Any, wanted: dict[str, Any]) -> dict[str, list[str]]:
-    """Return what is not as expected, of each change on a page."""
-    keys = [change.key for change in page]
-    assert len(keys) == len(set(keys)), f"a key is twice on a page: {keys}"
-    return {
-        change.key: mismatches(wanted[change.key], Result(value=change))
-        if change.key in wanted
-        else ["is not expected"]
-        for change in page
-    }
-
-
-def _has_one_key(sent: list[Sent]) -> bool:
-    keys = [each.headers.get("idempotency-key") for each in sent]
-    return None not in keys and len(set(keys)) == 1
-
-
-def _as_expected(sent: Sent, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the request in the form of its expectation, with only what that names."""
-    shown: dict[str, Any] = {}
-    for name, expected in wanted.items():
-        actual = json.loads(sent.body) if name == "json" else getattr(sent, name)
-        if name == "headers":
-            given = {key: actual.get(key) for key in expected}
-            actual = {key: "*" if expected[key] == "*" and text else text for key, text in given.items()}
-        shown[name] = actual.decode() if name == "body" else actual
-    return shown
+async def _collect(found: Any) -> list[Any]:
+    return [each async for each in found]

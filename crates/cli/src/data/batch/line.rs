@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::args::{bucket_name, check_key};
+use crate::data::entries;
 use crate::data::written::idempotency_key;
 use crate::lifetime;
 
@@ -56,6 +57,7 @@ struct Given {
     encoding: Option<String>,
     content_type: Option<String>,
     expires_in: Option<Json>,
+    index: Option<Json>,
     operation: Option<Json>,
     context: Option<String>,
     idempotency_key: Option<String>,
@@ -127,6 +129,7 @@ impl Given {
             ("encoding", self.encoding.is_some(), is_put),
             ("content_type", self.content_type.is_some(), is_put),
             ("expires_in", self.expires_in.is_some(), is_put),
+            ("index", self.index.is_some(), is_put),
             ("if_none_match", self.if_none_match.is_some(), is_put),
             ("if_match", self.if_match.is_some(), is_plain),
             ("operation", self.operation.is_some(), op == Op::Change),
@@ -151,7 +154,7 @@ impl Given {
 
     fn value(&self) -> Result<Value, String> {
         let text = self.value.clone().unwrap_or_default();
-        let value = match self.encoding.as_deref() {
+        let mut value = match self.encoding.as_deref() {
             None => Value::from(text),
             Some("base64") => {
                 let bytes = STANDARD.decode(text);
@@ -159,6 +162,7 @@ impl Given {
             }
             Some(_) => return Err("encoding: can only be base64".to_owned()),
         };
+        value.metadata.index = entries::of_json(self.index.as_ref())?;
         Ok(match &self.content_type {
             Some(content_type) => value.content_type(content_type),
             None => value,
@@ -213,9 +217,11 @@ mod tests {
         assert!(of(r#"{"op":"get","bucket":"b","key":"k/ü"}"#).unwrap().starts_with("get b/k/ü"));
         let put = r#"{"op":"put","bucket":"b","key":"k","value":"/w==","encoding":"base64",
             "content_type":"a/b","context":"AY","expires_in":90,"if_none_match":"*",
-            "idempotency_key":"mine"}"#;
+            "idempotency_key":"mine","index":{"age_i":[7],"name_s":"x"}}"#;
         let put = of(put).unwrap();
-        for part in ["\"AY\"", "Absent", "a/b", "Limited(90s)", "\"mine\"", "length: 1"] {
+        for part in
+            ["\"AY\"", "Absent", "a/b", "Limited(90s)", "\"mine\"", "length: 1", "Integer(7)"]
+        {
             assert!(put.contains(part), "{part}: {put}");
         }
         for (expires_in, shown) in [("\"1h\"", "Limited(3600s)"), ("\"never\"", "Unlimited")] {
@@ -253,6 +259,8 @@ mod tests {
             (r#"{"op":"put","bucket":"b","key":"k","value":"","context":"?"}"#, "context"),
             (r#"{"op":"put","bucket":"b","key":"k","value":"","if_none_match":"e"}"#, "if_none"),
             (r#"{"op":"put","bucket":"b","key":"k","value":"","ttl":7}"#, "ttl"),
+            (r#"{"op":"put","bucket":"b","key":"k","value":"","index":{"a":7}}"#, "_i"),
+            (r#"{"op":"get","bucket":"b","key":"k","index":{}}"#, "index: is nothing"),
         ] {
             let why = of(bad).unwrap_err();
             assert!(why.contains(word), "{bad}: {why}");
