@@ -14,7 +14,7 @@ Usage: scripts/test-console.sh [--pictures] [--keep] [NAME…]
 
 Starts five nodes on ports 8601… and 8701…, and one that checks tokens on 8650 and 8750, runs tests/console/
 in headless Chromium, and takes the clusters away again. Fetches two packages with npm into target/console.
-NAMEs are of test files: pages, jobs, resolve, hostile, live, keyboard, layout, login, types, expiry, feed, logic;
+NAMEs are of test files: pages, jobs, resolve, hostile, live, keyboard, layout, login, types, expiry, feed, index, logic;
 without one, all run.
 
   --pictures   keep pictures of the pages in docs/screenshots
@@ -72,7 +72,7 @@ for program in node npm; do
 done
 work=$TARGET/console
 files=()
-((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard layout login types expiry live)
+((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard layout login types expiry feed index live)
 for name in "${names[@]}"; do
     [[ -f $ROOT/tests/console/$name.test.mjs ]] || die "there is no test '$name' (see --help)"
     files+=("$name.test.mjs")

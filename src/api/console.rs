@@ -56,7 +56,7 @@ macro_rules! files {
 const FILES: &[File] = files! {
     SCRIPT:
         "about.js" "api.js" "app.js" "buckets.js" "charts.js" "conflicts.js" "dialog.js"
-        "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "follow.js" "format.js"
+        "diff.js" "dom.js" "explorer.js" "explorer_view.js" "find.js" "findings.js" "follow.js" "format.js"
         "history.js" "holders.js" "inspect.js" "jobs.js" "layout.js" "layout_compare.js"
         "layout_plan.js" "layout_view.js" "live.js" "merge.js" "overview.js"
         "login.js" "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js"

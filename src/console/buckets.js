@@ -164,6 +164,7 @@ function defaultsRow(defaults, page) {
 }
 
 function propertyOf(properties, name) {
+  if (name === "feed_retention_s" && !properties[name]) return "none";
   if (TIMES.includes(name)) return lifetime(properties[name]);
   return String(properties[name] ?? "value");
 }

@@ -3,6 +3,7 @@
 import { ask, explain, get, keyPath, query, Refused } from "./api.js";
 import { draw } from "./dom.js";
 import { body } from "./explorer_view.js";
+import { nothing } from "./find.js";
 import { follow as followBucket } from "./follow.js";
 import { number } from "./promise.js";
 import { typedKey } from "./typed.js";
@@ -38,7 +39,8 @@ export function explorer(main, [bucket = "", key = ""], say) {
     lifetime: null,
     feed: null,
     unfollow: null,
-    draft: { value: "", type: "text/plain; charset=utf-8", expires: "" },
+    find: nothing(),
+    draft: { value: "", type: "text/plain; charset=utf-8", expires: "", index: "" },
   };
   const show = () => draw(main, body(page, act));
   const act = actions(page, show, say);
@@ -75,6 +77,7 @@ function actions(page, show, say) {
         typed: null,
         failed: null,
       });
+      if (isOther) page.find = nothing();
       if (isOther && bucket) await Promise.all([act.properties(), act.list(false)]);
       if (bucket && key) await Promise.all([act.locate(), act.openTyped()]);
       show();

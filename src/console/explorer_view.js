@@ -4,6 +4,7 @@ import { explain, pageOf, Refused } from "./api.js";
 import { promiseList } from "./buckets.js";
 import { confirm } from "./dialog.js";
 import { badge, field, h, notice, panel, table } from "./dom.js";
+import { findPanel, headersOf } from "./find.js";
 import { changesPanel } from "./follow.js";
 import { lifetime, many, seconds } from "./format.js";
 import { live } from "./live.js";
@@ -24,6 +25,10 @@ export function body(page, act) {
         "div",
         { class: "column" },
         keys(page, act),
+        findPanel(page.bucket, page.find, {
+          show: act.show,
+          choose: (key) => act.choose(page.bucket, key),
+        }),
         page.feed ? changesPanel(page.feed, (key) => act.choose(page.bucket, key)) : null,
       ),
       h(
@@ -176,7 +181,7 @@ function request(page, act) {
 }
 
 function editor(page, act, isReady) {
-  const isWrong = seconds(page.draft.expires) === null;
+  const [isWrong, isNoIndex] = [seconds(page.draft.expires) === null, !headersOf(page.draft.index)];
   return [
     field(
       "Value to write",
@@ -213,6 +218,22 @@ function editor(page, act, isReady) {
       `${LIFETIMES} Empty: as the bucket says, ${lifetime(page.lifetime)}.`,
     ),
     isWrong ? h("p", { class: "check bad" }, "This is no time that a value can live.") : null,
+    field(
+      "Index entries",
+      h("textarea", {
+        rows: 2,
+        spellcheck: "false",
+        value: page.draft.index,
+        on: {
+          input() {
+            page.draft.index = this.value;
+            act.show();
+          },
+        },
+      }),
+      "One a line, such as email_s = ada@example.org or age_i = 36.",
+    ),
+    isNoIndex ? h("p", { class: "check bad" }, "A line is no index entry.") : null,
     h(
       "div",
       { class: "actions" },
@@ -228,7 +249,7 @@ function editor(page, act, isReady) {
       ),
       h(
         "button",
-        { type: "button", disabled: !isReady || isWrong, on: { click: () => put(page, act) } },
+        { type: "button", disabled: !isReady || isWrong || isNoIndex, on: { click: () => put(page, act) } },
         "Put",
       ),
       h(
@@ -267,13 +288,14 @@ function slider(name, value, max, what, set) {
 const seen = (page) => (page.context ? { "Quorate-Context": page.context } : {});
 
 async function put(page, act) {
-  const { value, type, expires } = page.draft;
+  const { value, type, expires, index } = page.draft;
   const lives = seconds(expires);
   await act.send("PUT", {
     body: value,
     headers: {
       "Content-Type": type || "application/octet-stream",
       ...seen(page),
+      ...headersOf(index),
       ...(lives ? { "Quorate-Expires-In": String(lives) } : {}),
     },
   });
@@ -308,6 +330,9 @@ function answerPanel(page) {
     ["Expired", "Quorate-Expired"],
     ["Request", "X-Request-Id"],
   ].filter(([, name]) => header(name) !== null);
+  for (const name of answer.headers.keys()) {
+    if (name.startsWith("quorate-index-")) facts.push([`Index ${name.slice(14)}`, name]);
+  }
   const isGood = answer.status < 400;
   return panel(
     "Answer",

@@ -5,6 +5,7 @@ import { ask, explain, get, keyPath } from "./api.js";
 import { confirm } from "./dialog.js";
 import { jsonDiff } from "./diff.js";
 import { badge, draw, field, h, notice, panel, select, table } from "./dom.js";
+import { entriesOf } from "./find.js";
 import { ago, bytes, list, many, shortDot } from "./format.js";
 import { historyView } from "./history.js";
 import { holders, letter } from "./holders.js";
@@ -190,7 +191,7 @@ function card(sibling, at, page, act) {
       ? "in place of a value that expired"
       : "a delete"
     : `${sibling.content_type ?? "no content type"}, ${bytes(sibling.size)}`;
-  const meta = Object.entries(sibling.meta ?? {});
+  const meta = [...Object.entries(sibling.meta ?? {}), ...entriesOf(sibling)];
   return h(
     "article",
     { class: "sibling", key: sibling.dot, "aria-label": `Sibling ${letter(at)}` },

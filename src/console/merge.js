@@ -150,8 +150,8 @@ async function write(page, act) {
       before === page.merge.text
         ? h("p", { class: "empty" }, "the same")
         : diffView(before, page.merge.text, ["latest sibling", "merged"]),
-      siblings.some((it) => Object.keys(it.meta ?? {}).length)
-        ? notice("note", "Metadata of the siblings is not taken over.")
+      siblings.some((it) => it.index || Object.keys(it.meta ?? {}).length)
+        ? notice("note", "Metadata and index entries of the siblings are not taken over.")
         : null,
     ],
   });

@@ -117,7 +117,7 @@ test("a bucket says how long its values live", () =>
     const lifetime = page.getByLabel("Expires after");
     const review = page.getByRole("button", { name: "Review the change" });
     await lifetime.fill("1 hour");
-    await page.getByText("This is no time that a value can live.").waitFor();
+    await page.getByText("One of the times is none that can be set.").waitFor();
     assert.ok(await review.isDisabled());
     await lifetime.fill("3600");
     await assertAccessible(page, "the editor of a bucket");

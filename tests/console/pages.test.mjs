@@ -61,8 +61,8 @@ const PAGES = {
   buckets: [
     "buckets",
     async (page) => {
-      await page.getByRole("row", { name: /flags value 5 3 3 siblings false never fresh reads/ }).waitFor();
-      await page.getByRole("row", { name: /views value 3 quorum one lww true never may be stale/ }).waitFor();
+      await page.getByRole("row", { name: /flags value 5 3 3 siblings false never none fresh reads/ }).waitFor();
+      await page.getByRole("row", { name: /views value 3 quorum one lww true never none may be stale/ }).waitFor();
       await page.getByRole("button", { name: "Edit views" }).click();
       await page.getByText("One lost disk can lose an acknowledged write").waitFor();
     },
