@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two node binaries, or one with and without TLS, measured in turns.
+# Two node binaries, or one with and without TLS, a feed or an index, measured in turns.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -7,7 +7,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 usage() {
     cat <<'HELP'
 Usage: scripts/compare.sh [--turns N] [--seconds S] [--durability fsync|buffered] OLD [NEW]
-       scripts/compare.sh --tls [--turns N] [--seconds S] [--durability fsync|buffered]
+       scripts/compare.sh --tls|--feed|--index [--turns N] [--seconds S] [--durability fsync|buffered]
 
 Runs two clusters of three nodes at once, on ports 8401… and 8601…: one of the node binary OLD, one of NEW (default:
 the one of this checkout). They are loaded in turns, a slice each, so that what the machine does beside it strikes
@@ -15,6 +15,8 @@ both. Prints the processor time of an operation in NEW's nodes divided by that i
 and latency: the median over the turns, with the quartiles.
 
   --tls          plain HTTP between clients and nodes, and between nodes, against TLS
+  --feed         a bucket without a feed, against one whose changes are logged
+  --index        values without index entries, against values with one
   --turns N      slices of each cluster and each load (default 15)
   --seconds S    the length of a slice (default 2)
   --durability D of the clusters (default: buffered)
@@ -26,7 +28,7 @@ Example:
 HELP
 }
 
-turns=15 seconds=2 durability=buffered tls=0 binaries=()
+turns=15 seconds=2 durability=buffered tls=0 more=() binaries=()
 while (($#)); do
     case $1 in
         -h | --help)
@@ -39,13 +41,15 @@ while (($#)); do
             shift
             ;;
         --tls) tls=1 ;;
+        --feed) more=(--feed) ;;
+        --index) more=(--index-entries 1) ;;
         -*) die "unknown option '$1' (see --help)" ;;
         *) binaries+=("$1") ;;
     esac
     shift
 done
 [[ $turns =~ ^[1-9][0-9]*$ && $seconds =~ ^[1-9][0-9]*$ ]] || die "--turns and --seconds are whole numbers from 1"
-((tls)) || ((${#binaries[@]} == 1 || ${#binaries[@]} == 2)) || die "name one or two binaries, or say --tls (see --help)"
+((tls || ${#more[@]})) || ((${#binaries[@]} == 1 || ${#binaries[@]} == 2)) || die "name one or two binaries, or say --tls, --feed or --index (see --help)"
 
 ensure_prerequisites
 build_bench
@@ -81,6 +85,7 @@ trap clean_up EXIT
 slice() {
     local which=$1 op=$2 connections=$3 believe=()
     shift 3
+    [[ $which == old ]] || set -- "$@" "${more[@]}"
     [[ $which == old ]] || ((!tls)) || believe=(--ca "$base/new/tls/ca.pem")
     "$BENCH_BIN" run --nodes "$(of "$which" client_urls)" --pids "$(of "$which" node_pids)" --op "$op" --keys 20000 \
         --connections "$connections" --seconds "$seconds" --warmup-seconds 0.3 --json "$results" \

@@ -59,7 +59,7 @@ struct Measured {
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     let nodes = path::nodes(&args.nodes, None).await?;
-    load::make_bucket(&nodes, &args.bucket, ("conflicts", "lww")).await?;
+    load::make_bucket(&nodes, &args.bucket, &json!({"conflicts": "lww"})).await?;
     let mut progress = Progress::start("batches", 2 * SIZES.len() as u64);
     let mut rows = Vec::new();
     for op in ["put", "get"] {

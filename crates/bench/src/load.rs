@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::describe::describe;
@@ -32,6 +33,8 @@ use crate::{Outcome, path, plot, slow};
 const AFTER_BREAK: Duration = Duration::from_millis(20);
 /// How long the bucket's properties may take to reach every node.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long its changes are kept, if it has a feed.
+const FEED_RETENTION_S: u32 = 3_600;
 /// How often one key is tried while the keys are stored before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
 /// The most connections that store them.
@@ -62,15 +65,18 @@ pub(crate) async fn measure(mut args: Args) -> Result<Summary, String> {
             "slow and idle clients speak http, not https: name the nodes by http://".to_owned()
         );
     }
-    let property = match (args.op.data_type(), args.conflicts) {
+    let mut properties = match (args.op.data_type(), args.conflicts) {
         (Some(data_type), _) => {
             args.bucket = format!("{}-{data_type}", args.bucket);
-            ("type", data_type)
+            json!({"type": data_type})
         }
-        (None, Some(_)) => ("conflicts", "siblings"),
-        (None, None) => ("conflicts", "lww"),
+        (None, Some(_)) => json!({"conflicts": "siblings"}),
+        (None, None) => json!({"conflicts": "lww"}),
     };
-    make_bucket(&nodes, &args.bucket, property).await?;
+    if args.feed {
+        properties["feed_retention_s"] = json!(FEED_RETENTION_S);
+    }
+    make_bucket(&nodes, &args.bucket, &properties).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let homes = match args.route {
         Route::Any => None,
@@ -103,15 +109,15 @@ pub(crate) async fn measure(mut args: Args) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Sets a property of the bucket, and waits until every node knows it.
+/// Sets the properties of the bucket, and waits until every node knows them.
 pub(crate) async fn make_bucket(
     nodes: &[Node],
     bucket: &str,
-    (name, value): (&str, &str),
+    properties: &Value,
 ) -> Result<(), String> {
     let path = format!("/buckets/{bucket}");
     let headers = [("Content-Type", "application/json")];
-    let body = format!(r#"{{"{name}":"{value}"}}"#);
+    let body = properties.to_string();
     let body = body.as_bytes();
     let put = Request { method: "PUT", path: &path, headers: &headers, body };
     let get = Request { method: "GET", path: &path, headers: &[], body: b"" };
@@ -127,8 +133,9 @@ pub(crate) async fn make_bucket(
         }
         loop {
             let answer = client.send(&get).await.map_err(asked)?;
-            let known: serde_json::Value = serde_json::from_slice(answer.body).unwrap_or_default();
-            if known.get(name).and_then(|it| it.as_str()) == Some(value) {
+            let known: Value = serde_json::from_slice(answer.body).unwrap_or_default();
+            let mut wanted = properties.as_object().into_iter().flatten();
+            if wanted.all(|(name, value)| known.get(name) == Some(value)) {
                 break;
             }
             if Instant::now() >= deadline {

@@ -11,6 +11,7 @@ mod ceiling;
 mod describe;
 #[cfg(test)]
 mod fake;
+mod feed;
 mod head;
 mod http;
 mod key_chooser;
@@ -53,6 +54,7 @@ enum Command {
     Run(plan::Args),
     Standard(standard::Args),
     Batch(batch::Args),
+    Feed(feed::Args),
     Table(report::Args),
     Plot(plot::Args),
     CeilingServer(ceiling::Args),
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<Outcome, String> {
         Command::Run(args) => block_on(one(), load::run(args))?,
         Command::Standard(args) => block_on(one(), standard::run(args))?,
         Command::Batch(args) => block_on(one(), batch::run(args))?,
+        Command::Feed(args) => block_on(one(), feed::run(args))?,
         Command::Table(args) => report::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::CeilingServer(args) => block_on(many(), ceiling::serve(args))?

@@ -140,6 +140,12 @@ pub(crate) struct Args {
     /// The bucket; its `conflicts` are set to `lww`, or to `siblings` by `--conflicts`.
     #[arg(long, default_value = "bench")]
     pub(crate) bucket: String,
+    /// Give the bucket a feed, so that each write is logged.
+    #[arg(long)]
+    pub(crate) feed: bool,
+    /// Entries in a secondary index that each value written by PUT has: random numbers.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) index_entries: u8,
     /// Parameters for each request, for example `w=1`.
     #[arg(long, default_value = "")]
     pub(crate) query: String,

@@ -64,6 +64,8 @@ pub(crate) struct Worker<'a> {
     dice: Dice,
     path: String,
     value: Vec<u8>,
+    /// The index entries of a value, as a header.
+    entries: String,
 }
 
 impl<'a> Worker<'a> {
@@ -77,6 +79,7 @@ impl<'a> Worker<'a> {
             dice: Dice::new(job.sequence_base ^ ((place as u64) << 48)),
             path: String::new(),
             value: Vec::new(),
+            entries: String::new(),
         }
     }
 
@@ -131,11 +134,18 @@ impl<'a> Worker<'a> {
         let value_bytes = job.args.value_bytes.draw(&mut self.dice);
         job.value_gen.generate(key, job.sequence_base + sequence, value_bytes, &mut self.value);
         self.set_path(key);
+        self.draw_entries();
         let headers = [
             ("Content-Type", "application/octet-stream"),
             ("Quorate-Context", context.as_deref().unwrap_or_default()),
+            ("Quorate-Index-bench_i", &self.entries),
         ];
-        let headers = if context.is_some() { &headers[..] } else { &headers[..1] };
+        let headers = match (context.is_some(), self.entries.is_empty()) {
+            (true, true) => &headers[..2],
+            (false, true) => &headers[..1],
+            (true, false) => &headers[..],
+            (false, false) => &[headers[0], headers[2]],
+        };
         let put = Request { method: "PUT", path: &self.path, headers, body: &self.value };
         let history = job.histories.get(key as usize);
         history.inspect(|it| it.begin(false));
@@ -147,6 +157,16 @@ impl<'a> Worker<'a> {
             *lock(kept) = context.map(Box::from);
         }
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(value_bytes))
+    }
+
+    /// Draws the index entries of the next value.
+    fn draw_entries(&mut self) {
+        self.entries.clear();
+        for number in 0..self.job.args.index_entries {
+            let mark = if number > 0 { "," } else { "" };
+            let entry = self.dice.below(u64::from(u32::MAX));
+            let _ = write!(self.entries, "{mark}{entry}"); // a string takes all
+        }
     }
 
     /// Changes a typed value.
