@@ -6,16 +6,16 @@
 //! [`name`], [`layout`] and [`placement`] say where a key lives; [`clock`], [`object`] and [`row`] what is
 //! stored for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
 //! runs; [`data_type`] what a typed value is; [`view`] and [`context`] what a client is shown; [`access`]
-//! and [`token`] who may do what, and
-//! [`token_table`] how nodes agree on it; [`bucket`] what can be tuned and [`bucket_table`] how on that,
-//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed, and
-//! [`index`] how they are found by something else; [`tree`] and [`exchange`] how replicas are compared and
-//! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is garbage-collected,
-//! [`generation`] how a node that restarts behind is detected and [`received`] when it may answer again,
-//! [`record`] who is a member, [`plan`] what a change of that would move and [`synod`] how nodes agree on it, [`skew`] how a wrong
-//! clock is detected; [`time`] which clocks there are; [`message`], [`wire`], [`envelope`] and
-//! [`handshake`] how nodes talk, [`explain`] what they tell of one request, and [`trace_context`] which
-//! trace it belongs to. [`mutation`] has deliberate bugs for the simulator to find.
+//! and [`token`] who may do what, and [`token_table`] how nodes agree on it; [`bucket`] what can be tuned
+//! and [`bucket_table`] how on that, [`cluster_settings`] which settings must match across nodes,
+//! [`listing`] how keys are listed, and [`index`] how they are found by something else; [`tree`] and
+//! [`exchange`] how replicas are compared and repaired, [`reassign`] which tree counts which row, [`reap`]
+//! when a tombstone is garbage-collected, [`generation`] how a node that restarts behind is detected and
+//! [`received`] when it may answer again, [`record`] who is a member, [`plan`] what a change of that would
+//! move and [`synod`] how nodes agree on it, [`skew`] how a wrong clock is detected; [`time`] which clocks
+//! there are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what they
+//! tell of one request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate bugs
+//! for the simulator to find.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
