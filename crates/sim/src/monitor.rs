@@ -233,7 +233,8 @@ impl Monitor {
             if let (None, Some(before)) = (&now, &before) {
                 self.note_reaped_everywhere(&key, &before.object);
             }
-            let before = before.filter(|before| before.homes == homes);
+            // Weights may have changed in which order they are its home replicas.
+            let before = before.filter(|before| is_same_set(&before.homes, &homes));
             let mut is_gone = true;
             if let (Some(object), Some(before)) = (&now, &before) {
                 is_gone = !object.clock.covers_all(&before.object.clock); // dropped, and written anew
@@ -465,6 +466,10 @@ impl Monitor {
         let record = self.world.record();
         writes.into_iter().all(|write| record.is_gone(&key.to_string(), write))
     }
+}
+
+fn is_same_set(some: &[NodeId], others: &[NodeId]) -> bool {
+    some.iter().collect::<BTreeSet<_>>() == others.iter().collect()
 }
 
 /// The home replicas from which a new one receives a key: all of the layout that are not sworn gone.
