@@ -43,6 +43,8 @@ pub struct DatabaseStats {
     pub blob_garbage_bytes: u64,
     /// Keys with more than one sibling, estimated.
     pub conflicts_estimate: u64,
+    /// Entries of secondary indexes, estimated.
+    pub index_estimate: u64,
     /// Tables, by level, of all column families together.
     pub levels: BTreeMap<u32, Level>,
 }

@@ -38,6 +38,10 @@ const KEYS: Desc =
 const CONFLICT_KEYS: Desc =
     Desc::gauge("quorate_conflict_keys", "Of these, keys with more than one sibling, estimated")
         .means("`GET /siblings` lists them. If it only grows, clients do not resolve conflicts.");
+const INDEX_ENTRIES: Desc = Desc::gauge(
+    "quorate_index_entries",
+    "Entries that this node has in secondary indexes, as a home replica, estimated",
+);
 const SYNC_TIMES: Desc =
     Desc::histogram("quorate_store_sync_duration_seconds", "Time of one sync of the log")
         .means("How fast the disk is. Many writes share one sync.");
@@ -134,6 +138,7 @@ pub(super) const SECTION: Section = Section {
         DISK_MIN,
         KEYS,
         CONFLICT_KEYS,
+        INDEX_ENTRIES,
         SYNC_TIMES,
         WRITES,
         SYNCED_WRITES,
@@ -229,6 +234,7 @@ fn write_database(out: &mut Writer, stats: &Stats, database: &DatabaseStats) {
     of_caches(&MISSES, database.row_cache_misses, database.disk_reads);
     of_caches(&CACHE_BYTES, stats.row_cache_bytes, stats.block_cache_bytes);
     out.one(&CONFLICT_KEYS, database.conflicts_estimate);
+    out.one(&INDEX_ENTRIES, database.index_estimate);
     out.metric(&SYNC_TIMES).durations(&[], &database.syncs);
     let mut stalls = out.metric(&STALLS);
     stalls.value(&["delay"], database.delays);

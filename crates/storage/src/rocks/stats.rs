@@ -21,6 +21,7 @@ impl Rocks {
         stats.blob_bytes = self.sum("rocksdb.total-blob-file-size");
         stats.blob_garbage_bytes = self.sum("rocksdb.live-blob-file-garbage-size");
         stats.conflicts_estimate = self.entries_estimate(Column::Conflicts);
+        stats.index_estimate = self.entries_estimate(Column::Index);
         for table in self.db.live_files().unwrap_or_default() {
             let level = stats.levels.entry(table.level.unsigned_abs()).or_default();
             level.tables += 1;

@@ -112,6 +112,7 @@ impl Memory {
 
     pub(crate) fn add_stats(&self, stats: &mut DatabaseStats) {
         stats.conflicts_estimate = self.entries_estimate(Column::Conflicts);
+        stats.index_estimate = self.entries_estimate(Column::Index);
     }
 
     /// Sets a copy of what the process sees aside, durably.
