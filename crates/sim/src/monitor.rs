@@ -5,7 +5,10 @@
 //! It looks now and then, and compares with what it saw before: what happens in between counts as one
 //! step. A process that was replaced in between tells nothing.
 
+mod seen;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::tree::Tree;
 use tokio::time::timeout;
 
+use self::seen::{Dropped, Gone, Lacking, SeenHint, SeenRow, is_same_set, losses_of};
 use crate::machine::Machine;
 use crate::records::Records;
 use crate::setup::Setup;
@@ -52,84 +56,6 @@ struct Seen {
     dropped: Vec<Dropped>,
     /// What a node may have to receive of a key before it answers for it.
     lacking: BTreeMap<(NodeId, Key), Lacking>,
-}
-
-struct SeenHint {
-    object: Object,
-    /// What its target may have lost when it was first seen.
-    losses: (u64, u64),
-    /// The epoch of its holder at the last look.
-    epoch: u64,
-    /// How often any n had changed at its target then.
-    changes: u64,
-}
-
-/// A hint that was dropped, and when that was seen.
-struct Dropped {
-    from: NodeId,
-    key: Key,
-    object: Object,
-    at: Duration,
-    /// In which epoch. What was sent in it is executed in no other.
-    epoch: u64,
-}
-
-/// What other nodes held before a node could begin to receive it.
-struct Lacking {
-    others: BTreeMap<NodeId, Object>,
-    /// How often any n had changed at the last look.
-    changes: u64,
-    /// Whether the node was seen not to answer for the key since.
-    is_certain: bool,
-}
-
-impl Lacking {
-    /// A node receives what the home replicas of that time hold; what others hold, they hand over.
-    fn keep_homes(&mut self, homes: &[NodeId], changes: u64) {
-        // After two changes it is not known who was one in between.
-        let is_known = changes.checked_sub(self.changes).is_some_and(|changed| changed <= 1);
-        self.others.retain(|other, _| is_known && homes.contains(other));
-        self.changes = changes;
-    }
-}
-
-struct SeenRow {
-    object: Object,
-    homes: Vec<NodeId>,
-    /// How often any n had changed.
-    changes: u64,
-    /// What the home replicas had lost when it was seen first.
-    losses: Vec<(u64, u64)>,
-}
-
-/// A row that a node had, and the home replicas of its key.
-struct Gone {
-    from: NodeId,
-    key: Key,
-    object: Object,
-    homes: Vec<NodeId>,
-    /// What they had lost when the row was seen first.
-    losses: Vec<(u64, u64)>,
-    /// Whether no n has changed meanwhile.
-    is_settled: bool,
-    /// In which epoch it is gone.
-    epoch: u64,
-}
-
-/// What these nodes have lost, as far as it is known.
-fn losses_of(losses: &BTreeMap<NodeId, (u64, u64)>, homes: &[NodeId]) -> Vec<(u64, u64)> {
-    homes.iter().map(|home| losses.get(home).copied().unwrap_or_default()).collect()
-}
-
-impl Gone {
-    fn is_owned(&self) -> bool {
-        self.homes.contains(&self.from)
-    }
-
-    /// Whether it is a tombstone of the node's own.
-    fn is_reaped(&self) -> bool {
-        self.is_owned() && self.object.is_deleted()
-    }
 }
 
 impl Monitor {
@@ -232,6 +158,7 @@ impl Monitor {
             let before = seen.rows.remove(&place);
             if let (None, Some(before)) = (&now, &before) {
                 self.note_reaped_everywhere(&key, &before.object);
+                self.note_reaped_while_moving(node, &key, before, &homes);
             }
             // Weights may have changed in which order they are its home replicas.
             let before = before.filter(|before| is_same_set(&before.homes, &homes));
@@ -243,9 +170,11 @@ impl Monitor {
                 let same = before.as_ref().filter(|before| before.object == object);
                 let losses = same.map(|before| before.losses.clone());
                 let losses = losses.unwrap_or_else(|| losses_of(&seen.losses, &homes));
-                seen.rows.insert(place, SeenRow { object, homes, changes, losses });
+                let reaped = node.reaped.load(Relaxed);
+                seen.rows.insert(place, SeenRow { object, homes, changes, losses, reaped });
             }
-            let SeenRow { object, homes, changes: before, losses } = before.filter(|_| is_gone)?;
+            let SeenRow { object, homes, changes: before, losses, reaped: _ } =
+                before.filter(|_| is_gone)?;
             // If n was changed and changed back, it may not have owned the row in between.
             let is_settled = before == changes;
             let epoch = node.epoch().number;
@@ -259,6 +188,18 @@ impl Monitor {
         let held = self.machines.iter().any(|machine| self.holds(machine.name, key, object));
         if object.is_deleted() && !held {
             let writes = self.writes(key, object);
+            self.world.record().reaped(writes);
+        }
+    }
+
+    /// A tombstone is gone from a home replica that has reaped something, while others became home replicas
+    /// of its key: it cannot be judged who had to be asked then, and the oracle is only told.
+    fn note_reaped_while_moving(&self, node: &Node, key: &Key, before: &SeenRow, homes: &[NodeId]) {
+        let has_reaped = node.reaped.load(Relaxed) > before.reaped;
+        let stays = [&before.homes[..], homes].iter().all(|homes| homes.contains(&node.me));
+        let moves = !is_same_set(&before.homes, homes);
+        if before.object.is_deleted() && has_reaped && stays && moves {
+            let writes = self.writes(key, &before.object);
             self.world.record().reaped(writes);
         }
     }
@@ -466,10 +407,6 @@ impl Monitor {
         let record = self.world.record();
         writes.into_iter().all(|write| record.is_gone(&key.to_string(), write))
     }
-}
-
-fn is_same_set(some: &[NodeId], others: &[NodeId]) -> bool {
-    some.iter().collect::<BTreeSet<_>>() == others.iter().collect()
 }
 
 /// The home replicas from which a new one receives a key: all of the layout that are not sworn gone.
