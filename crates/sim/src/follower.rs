@@ -138,6 +138,9 @@ impl Follower {
         if self.client.setup.faults.contains(&Fault::ChangeN) {
             return; // W and N are others then
         }
+        if self.states.values().any(|object| object.is_absent()) {
+            self.client.monitor.look(); // it may have been reaped just now
+        }
         let nothing = Arc::default();
         for key in self.client.setup.keys() {
             let object = self.states.get(&key).unwrap_or(&nothing);
