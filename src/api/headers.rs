@@ -2,7 +2,6 @@
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use quorate_protocol::index::index_of;
 use quorate_protocol::lifetime::{LIFETIME_S_MAX, Lifetime};
 use quorate_protocol::object::Metadata;
 
@@ -142,7 +141,6 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
         }
     };
     let mut user = user_metadata(headers)?;
-    user.extend(index_entries::from_headers(headers)?);
     for name in &KEPT {
         if let Some(value) = single(headers, name)? {
             let text = value
@@ -158,9 +156,9 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
     Ok(Metadata { content_type: content_type.to_owned(), user })
 }
 
-/// The header stored under this metadata name; `None` for the client's own metadata and index entries.
+/// The header stored under this metadata name, which is no index entry; `None` for the client's own metadata.
 pub(super) fn kept_name(name: &str) -> Option<&str> {
-    name.strip_prefix(KEPT_MARK).filter(|_| index_of(name).is_none())
+    name.strip_prefix(KEPT_MARK)
 }
 
 /// Rejects headers that would change what the value means and are neither honoured nor stored. RFC
@@ -194,7 +192,7 @@ fn not_a_content_type() -> Problem {
     Problem::bad_header("Content-Type", "must be 1 to 255 ASCII characters")
 }
 
-/// `Quorate-Meta-*`: names without the prefix, sorted.
+/// `Quorate-Meta-*`, names without the prefix, and the entries of `Quorate-Index-*`: sorted.
 ///
 /// # Errors
 /// 400 that names the header.
@@ -218,6 +216,7 @@ pub(super) fn user_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>
         }
         user.push((short.to_owned(), text.to_owned()));
     }
+    user.extend(index_entries::from_headers(headers)?);
     user.sort_unstable();
     Ok(user)
 }

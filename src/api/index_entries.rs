@@ -13,7 +13,7 @@ use super::path::percent_decode;
 use super::problem::Problem;
 
 /// The prefix of their headers.
-pub(super) const INDEX_PREFIX: &str = "quorate-index-";
+const INDEX_PREFIX: &str = "quorate-index-";
 /// What is encoded in a header, besides all that is not ASCII.
 const IN_A_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b',').add(b'%');
 
@@ -72,7 +72,12 @@ pub(super) fn add_headers(headers: &mut HeaderMap, metadata: &Metadata) {
 
 /// The entries of a value in JSON; `None` if it has none.
 pub(super) fn shown(metadata: &Metadata) -> Option<Value> {
-    as_json(metadata.index_entries())
+    let shown = by_index(metadata.index_entries()).into_iter().map(|(index, values)| {
+        let values: Vec<Value> = values.iter().map(value_json).collect();
+        (index.as_str().to_owned(), Value::Array(values))
+    });
+    let shown: Map<String, Value> = shown.collect();
+    (!shown.is_empty()).then_some(Value::Object(shown))
 }
 
 /// The entries in the headers of an answer, in JSON.
@@ -117,15 +122,6 @@ pub(super) fn value_json(value: &IndexValue) -> Value {
         IndexValue::Text(text) => json!(text),
         IndexValue::Integer(number) => json!(number),
     }
-}
-
-fn as_json(entries: impl Iterator<Item = (IndexName, IndexValue)>) -> Option<Value> {
-    let shown = by_index(entries).into_iter().map(|(index, values)| {
-        let values: Vec<Value> = values.iter().map(value_json).collect();
-        (index.as_str().to_owned(), Value::Array(values))
-    });
-    let shown: Map<String, Value> = shown.collect();
-    (!shown.is_empty()).then_some(Value::Object(shown))
 }
 
 /// The values of each index, in order.

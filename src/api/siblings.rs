@@ -20,7 +20,7 @@ use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::route::Answer;
 use super::write::{Change, WriteRequest};
-use super::{body, headers, index_entries, kv, represent, write};
+use super::{body, headers, kv, represent, write};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ConflictPage};
 
@@ -187,8 +187,7 @@ fn new_value(parts: &Parts, resolution: Resolution) -> Result<(Metadata, Option<
     };
     let content_type = resolution.content_type.unwrap_or_else(|| TEXT.to_owned());
     headers::check_content_type(&content_type)?;
-    let mut user = headers::user_metadata(&parts.headers)?;
-    user.extend(index_entries::from_headers(&parts.headers)?);
+    let user = headers::user_metadata(&parts.headers)?;
     Ok((Metadata { content_type, user }, Some(value)))
 }
 

@@ -21,8 +21,6 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const VALUE_BYTES: usize = 100;
 /// How long a subscriber's request waits for a change, in milliseconds.
 const WAIT_MS: u32 = 1_000;
-/// How long changes are kept, in seconds.
-const RETENTION_S: u32 = 3_600;
 /// The most changes of one page.
 const LIMIT: usize = 1_000;
 
@@ -72,7 +70,7 @@ struct Measured {
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     let nodes = path::nodes(&args.nodes, None).await?;
-    let properties = json!({"conflicts": "lww", "feed_retention_s": RETENTION_S});
+    let properties = json!({"conflicts": "lww", "feed_retention_s": load::FEED_RETENTION_S});
     load::make_bucket(&nodes, &args.bucket, &properties).await?;
     let mut progress = Progress::start("a feed", args.subscribers.len() as u64 + 1);
     let mut rows = Vec::new();
@@ -81,10 +79,11 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
         rows.push(measure(&args, &nodes, *subscribers).await?);
     }
     progress.show(rows.len() as u64, "from the beginning");
-    let (changes, took) = read_all(&args, &nodes).await?;
+    let (begun, is_over) = (Instant::now(), Arc::new(AtomicBool::new(true)));
+    let all = Follower::new(&args, &nodes, 0).follow("oldest".to_owned(), is_over).await?;
+    let (changes, rate) = (all.len(), all.len() as f64 / begun.elapsed().as_secs_f64());
     progress.finish();
     let mut report = table(&rows);
-    let rate = changes as f64 / took.as_secs_f64();
     // Writing to a String cannot fail.
     let _ = writeln!(report, "from the beginning: {changes} changes, {rate:.0} a second");
     Ok(Outcome { report, good: true })
@@ -213,7 +212,7 @@ impl Follower {
         let mut lags = Vec::new();
         loop {
             let was_over = is_over.load(Relaxed);
-            let page = self.page(&cursor, WAIT_MS).await?;
+            let page = self.page(&cursor, if was_over { 0 } else { WAIT_MS }).await?;
             let now = now();
             lags.extend(page.written.iter().map(|at| now.saturating_sub(*at)));
             if was_over && page.written.is_empty() && page.is_complete {
@@ -242,20 +241,6 @@ impl Follower {
             cursor: page["cursor"].as_str().unwrap_or_default().to_owned(),
             is_complete: page["complete"] == json!(true),
         })
-    }
-}
-
-/// Reads a feed from its beginning; returns how many changes there were, and how long it took.
-async fn read_all(args: &Args, nodes: &[Node]) -> Result<(usize, Duration), String> {
-    let mut follower = Follower::new(args, nodes, 0);
-    let (begun, mut changes, mut cursor) = (Instant::now(), 0, "oldest".to_owned());
-    loop {
-        let page = follower.page(&cursor, 0).await?;
-        changes += page.written.len();
-        if page.written.is_empty() && page.is_complete {
-            return Ok((changes, begun.elapsed()));
-        }
-        cursor = page.cursor;
     }
 }
 

@@ -34,7 +34,7 @@ const AFTER_BREAK: Duration = Duration::from_millis(20);
 /// How long the bucket's properties may take to reach every node.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long its changes are kept, if it has a feed.
-const FEED_RETENTION_S: u32 = 3_600;
+pub(crate) const FEED_RETENTION_S: u32 = 3_600;
 /// How often one key is tried while the keys are stored before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
 /// The most connections that store them.

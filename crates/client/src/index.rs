@@ -11,9 +11,8 @@ pub use self::value::IndexValue;
 use self::value::check_name;
 use crate::answer::Answer;
 use crate::bucket::Bucket;
-use crate::call::Call;
 use crate::error::Error;
-use crate::keys::{LIMIT_MAX, LISTING_TAKES};
+use crate::keys::{LIMIT_MAX, ask_page};
 use crate::path::{self, escaped};
 
 /// One entry of an index.
@@ -136,12 +135,7 @@ impl IndexQuery {
     async fn ask(&self, cursor: Option<&str>) -> Result<Answer, Error> {
         let query = self.query(cursor)?;
         let path = path::of_bucket("/index", &self.bucket.name)?;
-        let inner = &self.bucket.client.inner;
-        let settings = &inner.settings;
-        let times = (settings.timeout, settings.attempt_timeout.max(LISTING_TAKES));
-        let query = |_| query.clone();
-        let call = Call::of_many(format!("{path}/{}", self.index), &query, times);
-        inner.call(call).await
+        ask_page(&self.bucket, format!("{path}/{}", self.index), &query).await
     }
 
     fn query(&self, cursor: Option<&str>) -> Result<String, Error> {

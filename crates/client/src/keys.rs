@@ -77,12 +77,7 @@ impl Keys {
         if let Some(cursor) = cursor {
             query += &format!("&cursor={}", escaped(cursor));
         }
-        let inner = &self.bucket.client.inner;
-        let settings = &inner.settings;
-        let times = (settings.timeout, settings.attempt_timeout.max(LISTING_TAKES));
-        let query = |_| query.clone();
-        let call = Call::of_many(path, &query, times);
-        inner.call(call).await
+        ask_page(&self.bucket, path, &query).await
     }
 
     /// All pages. Ends with the first error.
@@ -101,5 +96,17 @@ impl Keys {
     }
 }
 
+/// Asks for one page of a listing.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn ask_page(bucket: &Bucket, path: String, query: &str) -> Result<Answer, Error> {
+    let inner = &bucket.client.inner;
+    let settings = &inner.settings;
+    let times = (settings.timeout, settings.attempt_timeout.max(LISTING_TAKES));
+    let query = |_| query.to_owned();
+    inner.call(Call::of_many(path, &query, times)).await
+}
+
 /// A node gives a listing its default time for requests, and is waited for as long.
-pub(crate) const LISTING_TAKES: std::time::Duration = std::time::Duration::from_secs(5);
+const LISTING_TAKES: std::time::Duration = std::time::Duration::from_secs(5);

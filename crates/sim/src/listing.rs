@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_engine::node::Node;
-use quorate_engine::ops::listing;
+use quorate_engine::ops::listing::{self, Listed};
 use quorate_oracle::history::WriteNo;
-use quorate_protocol::index::{Hit, IndexName, IndexRange, IndexRequest};
+use quorate_protocol::index::{IndexName, IndexRange, IndexRequest};
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::name::{Bucket, Key};
-
 use tokio::time::sleep;
 
 use crate::client::{Client, PATIENCE, Session};
@@ -51,14 +50,7 @@ impl Client {
     /// # Errors
     /// What is different.
     pub(crate) async fn find_from(&self, node: &Arc<Node>) -> Result<(), String> {
-        let mut found = None;
-        for _ in 0..LISTINGS_MAX {
-            found = find_all(node.clone()).await;
-            if found.is_some() {
-                break;
-            }
-            sleep(PATIENCE).await;
-        }
+        let found = complete(|| find_all(node.clone())).await;
         let found: BTreeSet<_> =
             found.ok_or("no listing of the index is complete")?.into_iter().collect();
         let of_key = |(key, session): (&Key, &Session)| {
@@ -76,57 +68,64 @@ impl Client {
     /// # Errors
     /// What is missing.
     pub(crate) async fn list_from(&self, node: &Arc<Node>) -> Result<(), String> {
-        let mut listed = None;
-        for _ in 0..LISTINGS_MAX {
-            listed = list_all(node.clone()).await;
-            if listed.is_some() {
-                break;
-            }
-            sleep(PATIENCE).await; // a cluster record may have come into force meanwhile
-        }
-        let listed = listed.ok_or("no listing is complete")?;
+        let listed = complete(|| list_all(node.clone())).await.ok_or("no listing is complete")?;
         let keys = self.setup.keys();
         let missing = keys.iter().find(|key| !listed.contains(key));
         missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
     }
 }
 
+/// Asks until an answer is complete, a few times: a cluster record may have come into force meanwhile.
+async fn complete<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> Option<T> {
+    for _ in 0..LISTINGS_MAX {
+        let all = ask().await;
+        if all.is_some() {
+            return all;
+        }
+        sleep(PATIENCE).await;
+    }
+    None
+}
+
 /// The keys of the bucket; `None` if some may be missing.
 async fn list_all(node: Arc<Node>) -> Option<Vec<Key>> {
-    let (mut keys, mut after) = (Vec::new(), None);
-    loop {
-        node.accepts_reads().ok()?;
-        let (bucket, prefix) = (Bucket::parse(BUCKET).ok()?, Default::default());
-        let question = ListRequest { bucket, prefix, after, limit: KEYS_A_PAGE };
-        let page = listing::list(&node, &question).await;
-        keys.extend(page.items);
-        if !page.is_complete {
-            return None;
-        }
-        after = page.next;
-        if after.is_none() {
-            return Some(keys);
-        }
-    }
+    let bucket = Bucket::parse(BUCKET).ok()?;
+    let question = |after| {
+        let (bucket, prefix) = (bucket.clone(), String::new());
+        ListRequest { bucket, prefix, after, limit: KEYS_A_PAGE }
+    };
+    all_pages(&node, question).await
 }
 
 /// All entries of the index: the writes whose values there are, and their keys; `None` if some may be
 /// missing.
 async fn find_all(node: Arc<Node>) -> Option<Vec<(WriteNo, Key)>> {
-    let (mut found, mut after): (Vec<(WriteNo, Key)>, Option<Hit>) = (Vec::new(), None);
+    let bucket = Bucket::parse(BUCKET).ok()?;
+    let range = IndexRange { index: IndexName::parse(INDEX).ok()?, from: None, to: None };
+    let question = |after| {
+        let (bucket, range) = (bucket.clone(), range.clone());
+        IndexRequest { bucket, range, after, limit: KEYS_A_PAGE }
+    };
+    let found = all_pages(&node, question).await?;
+    Some(found.into_iter().map(|hit| (indexed(&hit.value), hit.key)).collect())
+}
+
+/// What all pages have, each asked for after the one before.
+async fn all_pages<Q: Listed>(
+    node: &Arc<Node>,
+    question: impl Fn(Option<Q::Item>) -> Q,
+) -> Option<Vec<Q::Item>> {
+    let (mut items, mut after) = (Vec::new(), None);
     loop {
         node.accepts_reads().ok()?;
-        let range = IndexRange { index: IndexName::parse(INDEX).ok()?, from: None, to: None };
-        let bucket = Bucket::parse(BUCKET).ok()?;
-        let question = IndexRequest { bucket, range, after, limit: KEYS_A_PAGE };
-        let page = listing::list(&node, &question).await;
-        found.extend(page.items.iter().map(|hit| (indexed(&hit.value), hit.key.clone())));
+        let page = listing::list(node, &question(after)).await;
+        items.extend(page.items);
         if !page.is_complete {
             return None;
         }
         after = page.next;
         if after.is_none() {
-            return Some(found);
+            return Some(items);
         }
     }
 }

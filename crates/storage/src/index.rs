@@ -9,7 +9,7 @@ use quorate_protocol::index::{IndexName, IndexValue};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
-use quorate_protocol::object::{Object, Version};
+use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
@@ -17,6 +17,7 @@ use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
 use crate::backend::Batch;
 use crate::columns::{Column, expiry_key, leaf_key, tombstone_key};
 use crate::error::Error;
+use crate::options::{Blocking, Place};
 use crate::secondary_index;
 use crate::store::Store;
 use crate::trees::{LiveLeaf, PartitionTrees};
@@ -135,6 +136,17 @@ impl Pending<'_> {
 }
 
 impl Store {
+    /// What is derived from a row as it is stored, if that can be decoded.
+    pub(crate) fn entries_of(
+        &self,
+        place: Place,
+        key: &Key,
+    ) -> Result<Result<Entries, DecodeError>, Error> {
+        let row = self.engine.get(place.column(), &place.row_key(key), Blocking::Allowed)?;
+        let Some(bytes) = row else { return Ok(Ok(Entries::default())) };
+        Ok(Row::decode(bytes.clone()).map(|row| Entries::of(&row, &bytes)))
+    }
+
     /// Adds the changes of a home row's derived data to the row's batch.
     pub(crate) fn stage_entries(
         &self,

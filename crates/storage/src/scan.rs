@@ -184,8 +184,7 @@ impl Store {
             match Listing::decode(entry) {
                 Some(Listing::Large(version, is_plain)) => found.push((key, version, is_plain)),
                 Some(Listing::Small) => {
-                    let partition = key.partition(self.options.partitions);
-                    let place = Place::Home(Tree { partition, n: 0 });
+                    let place = self.home_of(&key);
                     let row = self.read(place, &key, Blocking::Allowed)?;
                     // It may have been deleted since the scan began.
                     if let Some(row) = row.map(Row::decode) {

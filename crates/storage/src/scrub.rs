@@ -134,7 +134,11 @@ impl Store {
         let Piece { mut found, differences, unknown, suspect, misplaced, .. } = piece;
         found.differing_leaves = self.repair_leaves(partition, &differences, &unknown)?;
         for key in suspect {
-            found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
+            let were_wrong = self.rebuild_entries(partition, &key)?;
+            if were_wrong {
+                tracing::error!(%key, "repaired index entries");
+            }
+            found.differing_entries += u64::from(were_wrong);
         }
         for key in misplaced {
             found.moved_rows += u64::from(self.move_to_tree(&key, Tree { partition, n: 0 })?);
@@ -170,18 +174,12 @@ impl Store {
     }
 
     /// Rebuilds the index entries of a key. Returns whether they were wrong.
-    fn rebuild_entries(&self, partition: Partition, key: &Key) -> Result<bool, Error> {
+    pub(crate) fn rebuild_entries(&self, partition: Partition, key: &Key) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition, n: 0 });
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, Blocking::Allowed)?;
-        let wanted = match self.engine.get(Column::Objects, &row_key, Blocking::Allowed)? {
-            None => Entries::default(),
-            Some(bytes) => {
-                let row =
-                    Row::decode(bytes.clone()).map_err(|error| undecodable(place, key, error))?;
-                Entries::of(&row, &bytes)
-            }
-        };
+        let wanted =
+            self.entries_of(place, key)?.map_err(|error| undecodable(place, key, error))?;
         let (mut batch, mut tombstones) = (self.engine.batch(), 0);
         for (column, entry_key, entry) in index_entries(partition, key, &wanted) {
             let stored = self.engine.get(column, &entry_key, Blocking::Allowed)?;
@@ -199,7 +197,6 @@ impl Store {
         if batch.is_empty() {
             return Ok(false);
         }
-        tracing::error!(%key, "repaired index entries");
         self.disk.check(Need::Record)?;
         self.engine.write(batch, Blocking::Allowed)?;
         self.trees.partition(partition)?.count_tombstones(tombstones);

@@ -107,7 +107,7 @@ impl Store {
         let mut found = Vec::new();
         let entries = self.engine.entries(Column::Index, Range::from(from, &prefix))?;
         entries.visit(|entry_key, entry| {
-            let (index, hit) = decode_key(entry_key)?;
+            let (_, hit) = decode_key(entry_key)?;
             if found.len() == limit || !range.contains(&hit.value) {
                 return Ok(false);
             }
@@ -115,7 +115,7 @@ impl Store {
                 Some(Listing::Large(version, is_plain)) => found.push((hit, version, is_plain)),
                 Some(Listing::Small) => {
                     // It may have changed since the scan began.
-                    if let Some((version, is_plain)) = self.has_entry(&index, &hit)? {
+                    if let Some((version, is_plain)) = self.has_entry(&range.index, &hit)? {
                         found.push((hit, version, is_plain));
                     }
                 }
@@ -128,13 +128,17 @@ impl Store {
 
     /// The version of a key's row, and whether it is plain, if one of its values has this entry.
     fn has_entry(&self, index: &IndexName, hit: &Hit) -> Result<Option<(Version, bool)>, Error> {
-        let partition = hit.key.partition(self.options.partitions);
-        let place = Place::Home(Tree { partition, n: 0 });
+        let place = self.home_of(&hit.key);
         let Some(bytes) = self.read(place, &hit.key, Blocking::Allowed)? else { return Ok(None) };
         let row = Row::decode(bytes).map_err(|error| undecodable(place, &hit.key, error))?;
         let has_it =
             row.object.index_entries().iter().any(|it| it.0 == *index && it.1 == hit.value);
         Ok(has_it.then(|| (row.object.version(), is_plain(&row.object))))
+    }
+
+    /// Where this node has the row of a key as a home replica, whatever tree counts it.
+    pub(crate) fn home_of(&self, key: &Key) -> Place {
+        Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 })
     }
 
     /// Whether the indexes have the entries of all rows: what they list is whole then.
@@ -162,25 +166,13 @@ impl Store {
                 // One that cannot be read is served by no one: its entries are not missed.
                 let row = Row::decode(bytes).ok();
                 if row.is_some_and(|row| !row.object.index_entries().is_empty()) {
-                    self.add_entries(&key)?;
+                    self.rebuild_entries(partition, &key)?;
                 }
             }
             if is_time_over() {
                 return Ok(after);
             }
         }
-    }
-
-    fn add_entries(&self, key: &Key) -> Result<(), Error> {
-        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
-        let _stripe = self.stripes.lock(&place.row_key(key), Blocking::Allowed)?;
-        let entries = self.entries_of(key)?.unwrap_or_default();
-        self.disk.check(Need::Record)?;
-        let mut batch = self.engine.batch();
-        for (entry_key, entry) in wanted(key, &entries) {
-            batch.put(Column::Index, entry_key, entry)?;
-        }
-        self.engine.write(batch, Blocking::Allowed)
     }
 
     /// Records that all partitions were gone through by [`Store::build_index_some`] to the end. Blocks.
@@ -207,56 +199,41 @@ impl Store {
         from: Option<IndexCursor>,
         is_time_over: impl Fn() -> bool,
     ) -> Result<(u64, Option<IndexCursor>), Error> {
-        let (mut suspects, mut last) = (Vec::new(), None);
+        let (mut suspects, mut last, mut is_more) = (Vec::new(), None, false);
         let after = from.as_ref().map(|IndexCursor(last)| &last[..]);
         self.walk(Column::Index, &[], after, |entry_key, entry| {
-            if suspects.len() == STRAYS_MAX || (last.is_some() && is_time_over()) {
+            is_more = suspects.len() == STRAYS_MAX || (last.is_some() && is_time_over());
+            if is_more {
                 return Ok(false);
             }
             last = Some(entry_key.to_vec());
             let (_, hit) = decode_key(entry_key)?;
-            let stored = self.entries_of(&hit.key)?;
-            if !stored
-                .is_some_and(|entries| is_among(&wanted(&hit.key, &entries), entry_key, entry))
-            {
+            if !self.is_of_row(entry_key, entry, &hit.key)? {
                 suspects.push((entry_key.to_vec(), hit.key));
             }
             Ok(true)
         })?;
-        let is_end = self.is_last(last.as_deref())?;
         let mut removed = 0;
         for (entry_key, key) in suspects {
             removed += u64::from(self.drop_stray(&entry_key, &key)?);
         }
-        Ok((removed, last.filter(|_| !is_end).map(IndexCursor)))
+        Ok((removed, last.filter(|_| is_more).map(IndexCursor)))
     }
 
-    fn is_last(&self, entry_key: Option<&[u8]>) -> Result<bool, Error> {
-        let mut is_last = true;
-        self.walk(Column::Index, &[], entry_key, |_, _| {
-            is_last = false;
-            Ok(false)
-        })?;
-        Ok(is_last)
+    /// Whether a key's row has this entry. For a row that cannot be read that is unknown: the entry is kept.
+    fn is_of_row(&self, entry_key: &[u8], entry: &[u8], key: &Key) -> Result<bool, Error> {
+        let Ok(entries) = self.entries_of(self.home_of(key), key)? else { return Ok(true) };
+        let mut wanted = wanted(key, &entries).into_iter();
+        Ok(wanted.any(|(key, value)| key == entry_key && value == entry))
     }
 
-    /// What is derived from a row; `None` if it cannot be read: then nothing is known of its entries.
-    fn entries_of(&self, key: &Key) -> Result<Option<Entries>, Error> {
-        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
-        let row = self.engine.get(Column::Objects, &place.row_key(key), Blocking::Allowed)?;
-        let Some(bytes) = row else { return Ok(Some(Entries::default())) };
-        Ok(Row::decode(bytes.clone()).ok().map(|row| Entries::of(&row, &bytes)))
-    }
-
-    /// Removes an entry unless its row has it; a row that cannot be read keeps it.
+    /// Removes an entry unless its key's row has it.
     fn drop_stray(&self, entry_key: &[u8], key: &Key) -> Result<bool, Error> {
-        let place = Place::Home(Tree { partition: key.partition(self.options.partitions), n: 0 });
-        let _stripe = self.stripes.lock(&place.row_key(key), Blocking::Allowed)?;
+        let _stripe = self.stripes.lock(&self.home_of(key).row_key(key), Blocking::Allowed)?;
         let Some(entry) = self.engine.get(Column::Index, entry_key, Blocking::Allowed)? else {
             return Ok(false);
         };
-        let Some(entries) = self.entries_of(key)? else { return Ok(false) };
-        if is_among(&wanted(key, &entries), entry_key, &entry) {
+        if self.is_of_row(entry_key, &entry, key)? {
             return Ok(false);
         }
         tracing::error!(%key, "removed an entry of the secondary index");
@@ -266,10 +243,6 @@ impl Store {
         self.engine.write(batch, Blocking::Allowed)?;
         Ok(true)
     }
-}
-
-fn is_among(wanted: &[(Vec<u8>, Vec<u8>)], entry_key: &[u8], entry: &[u8]) -> bool {
-    wanted.iter().any(|(key, value)| key == entry_key && value == entry)
 }
 
 fn prefix_of(bucket: &str, index: &IndexName) -> Vec<u8> {

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::args::{Common, bucket_name};
+use crate::data::keys;
 use crate::exit::{Done, Exit, Failure};
-use crate::out::safe;
 use crate::table::{Table, cell};
 
 /// The most entries asked for in one request.
@@ -116,23 +116,10 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
         let last =
             json!({"bucket": bucket, "index": index, "cursor": cursor, "complete": complete});
         app.out.json(&last)?;
-    } else {
-        if !as_lines {
-            show(app, args, &rows)?;
-        }
-        if let Some(cursor) = &cursor {
-            app.out.note(&format!("note: there is more: --cursor {}", safe(cursor)));
-        }
+    } else if !as_lines {
+        show(app, args, &rows)?;
     }
-    if complete {
-        return Ok(Exit::Ok);
-    }
-    if !app.out.json {
-        app.out.note(
-            "note: entries may be missing: too few replicas of some partition answered (quorate status)",
-        );
-    }
-    Ok(Exit::Unavailable)
+    Ok(keys::end(app, "entries", cursor.as_deref(), complete))
 }
 
 fn print(app: &App, args: &Args, entries: &[IndexEntry]) -> Done {

@@ -63,18 +63,24 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     }
     if app.out.json {
         app.out.json(&json!({"bucket": args.bucket, "cursor": cursor, "complete": complete}))?;
-    } else if let Some(cursor) = &cursor {
+    }
+    Ok(end(app, "keys", cursor.as_deref(), complete))
+}
+
+/// Ends a listing of such things: says, where the output does not, that there is more and that some may be
+/// missing.
+pub(super) fn end(app: &App, what: &str, cursor: Option<&str>, complete: bool) -> Exit {
+    if let Some(cursor) = cursor.filter(|_| !app.out.json) {
         app.out.note(&format!("note: there is more: --cursor {}", safe(cursor)));
     }
     if complete {
-        return Ok(Exit::Ok);
+        return Exit::Ok;
     }
     if !app.out.json {
-        app.out.note(
-            "note: keys may be missing: too few replicas of some partition answered (quorate status)",
-        );
+        let why = "too few replicas of some partition answered (quorate status)";
+        app.out.note(&format!("note: {what} may be missing: {why}"));
     }
-    Ok(Exit::Unavailable)
+    Exit::Unavailable
 }
 
 fn print(app: &App, args: &Args, keys: &[String]) -> Done {

@@ -35,8 +35,8 @@ impl Listed for IndexRequest {
         store.indexed(self.bucket.as_str(), &self.range, self.after.as_ref(), limit)
     }
 
-    fn is_shown(hit: &Hit, question: &Self, values: &[&Sibling]) -> bool {
+    fn is_shown(&self, hit: &Hit, values: &[&Sibling]) -> bool {
         let mut entries = values.iter().flat_map(|value| value.metadata.index_entries());
-        entries.any(|(index, value)| index == question.range.index && value == hit.value)
+        entries.any(|(index, value)| index == self.range.index && value == hit.value)
     }
 }

@@ -33,7 +33,7 @@ impl Listed for ListRequest {
     }
 
     /// A key is listed as long as it has any value, of whatever type.
-    fn is_shown(_: &Key, _: &Self, _: &[&Sibling]) -> bool {
+    fn is_shown(&self, _: &Key, _: &[&Sibling]) -> bool {
         true
     }
 }

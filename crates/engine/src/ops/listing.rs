@@ -52,7 +52,7 @@ pub trait Listed: Question<Item: Send + Sync + 'static> + Clone + Send + Sync + 
     /// Those of the store.
     fn look(&self, store: &Store) -> Result<Vec<(Self::Item, Version, bool)>, Error>;
     /// Whether a key with these values has the item.
-    fn is_shown(item: &Self::Item, question: &Self, values: &[&Sibling]) -> bool;
+    fn is_shown(&self, item: &Self::Item, values: &[&Sibling]) -> bool;
 }
 
 /// A page of what there is.
@@ -154,9 +154,9 @@ async fn settle<Q: Listed>(
     let options = ReadOptions { view, terms, timeout_ms };
     let is_live = match reader::read(node, item.key(), options, Recorder::off()).await.0 {
         Ok(object) => Some(match View::of(&object, conflicts, node.now()) {
-            View::One(value) => Q::is_shown(&item, question, &[value]),
-            View::Many(values) => Q::is_shown(&item, question, &values),
-            View::Typed => Q::is_shown(&item, question, &[]),
+            View::One(value) => question.is_shown(&item, &[value]),
+            View::Many(values) => question.is_shown(&item, &values),
+            View::Typed => question.is_shown(&item, &[]),
             View::Absent | View::Deleted => false,
         }),
         Err(_) => None,
