@@ -121,6 +121,9 @@ impl From<Refusal> for Problem {
             Refusal::OtherEpoch => {
                 (Kind::NotReady, "the cluster's layout is changing at this moment; try again")
             }
+            Refusal::NoMember => {
+                (Kind::NotReady, "one of two nodes was removed from the cluster, or sworn dead")
+            }
         };
         Self::new(kind, detail)
     }

@@ -123,6 +123,7 @@ mutations! {
     MintAgain, "mint-again-after-outdated", "a write that begins again is minted again";
     LeavingKeepsHints, "leaving-keeps-hints", "a node that leaves keeps hints although it may be let go";
     RemovedDiskReturns, "removed-disk-returns", "a node that was removed goes on, and is listened to";
+    SwornDeadHeard, "sworn-dead-heard", "a node sworn dead takes part until the change is over";
     // Tokens.
     RevokedTokenReturns, "revoked-token-returns", "a node takes a revoked token back from one that missed it";
     StaleTokensTrusted, "stale-tokens-trusted", "a node takes tokens without a majority for long";

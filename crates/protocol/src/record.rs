@@ -339,8 +339,12 @@ impl ClusterRecord {
 
     /// Whether a disk may vote on the next record: it is an acceptor, and not sworn gone.
     pub fn may_vote(&self, disk: DiskId) -> bool {
-        self.fields.stable.iter().any(|member| member.disk == disk)
-            && self.fields.gone.binary_search(&disk).is_err()
+        self.fields.stable.iter().any(|member| member.disk == disk) && !self.is_gone(disk)
+    }
+
+    /// Whether a disk is sworn dead.
+    pub fn is_gone(&self, disk: DiskId) -> bool {
+        self.fields.gone.binary_search(&disk).is_ok()
     }
 
     /// A node of any list, as the next layout knows it if it is in that.
@@ -366,7 +370,7 @@ impl ClusterRecord {
         }
         let is_next = self.next().is_some_and(|next| find(next, node).is_some());
         match (find(self.stable(), node).is_some(), is_next) {
-            (true, _) if self.fields.gone.binary_search(&disk).is_ok() => Standing::Gone,
+            (true, _) if self.is_gone(disk) => Standing::Gone,
             (true, true) => Standing::StableAndNext,
             (true, false) => Standing::Stable,
             (false, true) => Standing::Joining,

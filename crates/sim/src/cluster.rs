@@ -164,7 +164,7 @@ impl Cluster {
 }
 
 /// Starts machines that have become members, and empties those that are none any more: they may become
-/// members again, with another disk. Leaving disks that are gone are let go.
+/// members again, with another disk. Leaving disks that are gone are let go, and members sworn dead replaced.
 async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
     let mut newest: Option<Arc<ClusterRecord>> = None;
     loop {
@@ -176,6 +176,7 @@ async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
         let Some(newest) = &newest else { continue };
         machines.iter().for_each(|machine| admit_or_retire(machine, newest));
         operators::release_lost(&machines, newest).await;
+        operators::replace_sworn_dead(&machines, newest).await;
     }
 }
 

@@ -212,8 +212,13 @@ impl Monitor {
             return Ok(());
         }
         let owned = gone.is_owned().then(|| format!("{from} dropped it, and is a home replica"));
-        let lacks = |home: &&NodeId| seen.whole.contains(home) && !self.holds(**home, key, object);
-        let lacking = homes.iter().find(lacks);
+        let process = self.machine(*from).and_then(|machine| machine.process());
+        // Nobody waits for one that was sworn dead.
+        let is_dead =
+            |home| process.as_ref().is_some_and(|it| it.node.view().placement().is_gone(home));
+        let is_whole = |home: &&NodeId| seen.whole.contains(home) && !is_dead(**home);
+        let lacks = |home: &&NodeId| !self.holds(**home, key, object);
+        let lacking = homes.iter().filter(is_whole).find(lacks);
         let lacking = lacking.map(|home| format!("{from} dropped it, and {home} lacks it"));
         let wrong = owned.or(lacking).filter(|_| !self.is_known_reaped(key, object));
         what_is_dropped_is_held(&key.to_string(), wrong)
@@ -286,10 +291,9 @@ impl Monitor {
             let row = hints.iter().find(|(of, _)| *of == target);
             match row.and_then(|(_, row)| decoded(row.clone())) {
                 Some(object) => {
-                    let losses = seen.losses.get(&target).copied().unwrap_or_default();
                     let known = seen.hints.remove(&place).filter(|known| known.object == object);
-                    let losses = known.map_or(losses, |known| known.losses);
-                    let changes = self.changes_at(target);
+                    let losses = known.map_or_else(|| seen.losses.clone(), |known| known.losses);
+                    let changes = (self.changes_at(target), changes(node));
                     seen.hints.insert(place, SeenHint { object, losses, epoch, changes });
                 }
                 None => gone.extend(seen.hints.remove(&place).map(|hint| (target, hint))),
@@ -302,18 +306,24 @@ impl Monitor {
             let (from, at) = (node.me, self.world.elapsed());
             let (of, what) = (key.clone(), object.clone());
             seen.dropped.push(Dropped { from, key: of, object: what, at, epoch });
-            // A hint for a node that has left becomes a row of its holder. It may be a member again by now.
-            let may_have_left = seen_in != epoch || !view.placement().contains(target);
+            // A hint for a node that has left or is dead becomes a row of its holder. It may be a member
+            // again by now.
+            let is_member = view.placement().contains(target) && !view.placement().is_gone(target);
+            let may_have_left = seen_in != epoch || !is_member;
             let becomes_row = may_have_left && self.holds(from, key, &object);
-            // If n has changed, its target may have received it without owning it, and handed it over.
-            let has_changed = self.changes_at(target) != changes;
-            let must_hold = |home: &&NodeId| **home != target || !has_changed;
+            // If n has changed, its target may have received it without owning it, and handed it over; or its
+            // holder, as a row, to those that were home replicas then.
+            let has_changed = self.changes_at(target) != changes.0;
+            let was_row = may_have_left && self::changes(node) != changes.1;
+            // Whoever has acknowledged it may have lost it since.
+            let has_lost = |node: &NodeId| seen.losses.get(node) != losses.get(node);
+            let must_hold = |home: &&NodeId| (**home != target || !has_changed) && !has_lost(home);
+            let holds = |home: &NodeId| self.holds(*home, key, &object);
             let is_held = becomes_row
-                || self.holds(target, key, &object)
-                || homes.iter().filter(must_hold).all(|home| self.holds(*home, key, &object));
-            // Its target may have acknowledged it, and lost it since.
-            let is_excused =
-                seen.losses.get(&target) != Some(&losses) || self.is_known_reaped(key, &object);
+                || holds(&target)
+                || homes.iter().filter(must_hold).all(holds)
+                || (was_row && homes.iter().any(holds));
+            let is_excused = has_lost(&target) || self.is_known_reaped(key, &object);
             let lacking = || {
                 let has = self.machine(target).and_then(|machine| machine.durable_row(key));
                 let has = has.map(|row| row.clock);

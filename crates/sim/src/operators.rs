@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_engine::cluster::bucket_change;
 use quorate_engine::membership::lost;
+use quorate_engine::tasks::Tasks;
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::record::{ClusterRecord, DiskId, Phase, Reason, RecordMember};
@@ -164,13 +165,44 @@ pub(crate) async fn release_lost(machines: &[Arc<Machine>], record: &ClusterReco
     let Some(at) = machines.iter().filter_map(|machine| machine.process()).find(is_able) else {
         return;
     };
-    let (base, lost) = (record.hash(), lost.node);
+    let (base, lost, node) = (record.hash(), lost.node, at.node);
+    carry_out(&at.tasks, async move {
+        drop(lost::release(&node, base, lost, PATIENCE).await); // refused while it is not known to be down
+    })
+    .await;
+}
+
+/// An oath outlives the change that it was sworn for, if that was given up. An operator begins another one,
+/// without the dead member, and with a spare machine in its place if there is one.
+pub(crate) async fn replace_sworn_dead(machines: &[Arc<Machine>], record: &ClusterRecord) {
+    let mut members = record.stable().to_vec();
+    let dead = members.iter().position(|member| record.is_gone(member.disk));
+    let (Some(dead), true) = (dead, record.phase() != Phase::Moving) else { return };
+    let seat = members.remove(dead).seat;
+    let is_spare =
+        |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
+    if let Some(new) = machines.iter().find(is_spare).and_then(|spare| new_member(spare)) {
+        members.push(RecordMember { seat, ..new });
+    }
+    let mut up = machines.iter().filter_map(|machine| machine.process());
+    let (Some(at), true) =
+        (up.find(|process| process.node.takes_part()), members.len() >= usize::from(N))
+    else {
+        return;
+    };
+    let reason = Reason { by: at.node.me, at: at.node.now(), note: String::new() };
+    if let Ok(wanted) = record.begin(members, &[], reason) {
+        carry_out(&at.tasks, async move { drop(at.node.propose(wanted, PATIENCE).await) }).await;
+    }
+}
+
+/// Waits until a node has done what an operator asks for, or is killed or paused meanwhile.
+async fn carry_out(tasks: &Tasks, act: impl Future<Output = ()> + Send + 'static) {
     let (answers, answered) = oneshot::channel::<()>();
-    at.tasks.spawn(async move {
-        drop(lost::release(&at.node, base, lost, PATIENCE).await); // refused while it is not known to be down
+    tasks.spawn(async move {
+        act.await;
         drop(answers);
     });
-    // Its process may be killed or paused meanwhile.
     drop(timeout(PATIENCE, answered).await);
 }
 

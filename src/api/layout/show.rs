@@ -102,7 +102,7 @@ fn members(
 /// The names of the members that are sworn gone.
 fn gone(record: &ClusterRecord) -> Vec<NodeId> {
     let members = record.stable().iter();
-    members.filter(|it| record.gone().contains(&it.disk)).map(|it| it.node).collect()
+    members.filter(|it| record.is_gone(it.disk)).map(|it| it.node).collect()
 }
 
 /// One record of `GET /layout/history`.

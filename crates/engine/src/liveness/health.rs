@@ -63,6 +63,7 @@ pub struct Health {
     /// When it last greeted this node, 0 if never.
     greeted_ms: AtomicU64,
     one_way: AtomicBool,
+    sworn_dead: AtomicBool,
     suspected: AtomicBool,
     suspected_since_ms: AtomicU64,
     falls: Mutex<Falls>,
@@ -101,6 +102,7 @@ impl Health {
             answered_sent_ms: Default::default(),
             greeted_ms: AtomicU64::new(0),
             one_way: AtomicBool::new(false),
+            sworn_dead: AtomicBool::new(false),
             suspected: AtomicBool::new(false),
             suspected_since_ms: AtomicU64::new(0),
             falls: Mutex::default(),
@@ -111,13 +113,21 @@ impl Health {
         }
     }
 
-    /// Whether it answers.
+    /// Whether it answers. One that is sworn dead is down whatever it does.
     pub fn state(&self) -> State {
+        if self.sworn_dead.load(Relaxed) {
+            return State::Down;
+        }
         match self.state.load(Relaxed) {
             1 => State::Up,
             2 => State::Down,
             _ => State::Unknown,
         }
+    }
+
+    /// Whether an operator has sworn by the record in force that it is dead. Returns whether that changed.
+    pub fn swear(&self, is_dead: bool) -> bool {
+        self.sworn_dead.swap(is_dead, Relaxed) != is_dead
     }
 
     /// Since when it is in this state, or suspected if it is.

@@ -120,7 +120,7 @@ fn epoch_of(record: &ClusterRecord, stable: &Layout) -> Epoch {
 /// The placement by a record. Computes it.
 pub fn placement_of(record: &ClusterRecord) -> Placement {
     let leaving = record.leaving().iter().map(|member| member.node).collect();
-    let is_gone = |member: &&RecordMember| record.gone().contains(&member.disk);
+    let is_gone = |member: &&RecordMember| record.is_gone(member.disk);
     let gone = record.stable().iter().filter(is_gone).map(|member| member.node).collect();
     let (stable, next) = (record.stable_layout(), record.next_layout());
     Placement::new(epoch_of(record, &stable), stable, next, leaving).without(gone)
@@ -132,7 +132,8 @@ pub fn members_of(record: &ClusterRecord) -> Vec<PeerMember> {
     let member = |node: NodeId| {
         let member = record.member(node)?;
         let (addr, zone) = (member.peer_addr.clone(), member.zone.clone());
-        Some(PeerMember { node, addr, zone })
+        let is_sworn_dead = record.is_gone(member.disk) && !mutated(Mutation::SwornDeadHeard);
+        Some(PeerMember { node, addr, zone, is_sworn_dead })
     };
     let mut names: Vec<NodeId> = lists.into_iter().flatten().map(|member| member.node).collect();
     names.sort();
@@ -194,18 +195,26 @@ impl Membership {
         lock(&self.acceptor).state()
     }
 
-    /// Whether this node is in the record in force: else it has been removed, and has nothing to say.
+    /// Whether this node is in the record in force, and not sworn dead: else it has nothing to say.
     pub fn is_member(&self) -> bool {
         self.is_member.load(Relaxed)
     }
 
-    /// Sees whether this node is in the record in force.
-    pub(crate) fn judge(&self, me: NodeId) {
-        let is_member = self.record().member(me).is_some() || mutated(Mutation::RemovedDiskReturns);
-        if self.is_member.swap(is_member, Relaxed) && !is_member {
+    /// Sees whether this node is a member by a record. Once it is none it never is again.
+    pub(crate) fn judge(&self, me: NodeId, record: &ClusterRecord) {
+        let is_in = record.member(me).is_some() || mutated(Mutation::RemovedDiskReturns);
+        // An empty disk may have the name of the one that was meant, and waits to be known by its own id.
+        let is_gone = self.votes() && record.is_gone(self.disk());
+        let is_dead = is_gone && !mutated(Mutation::SwornDeadHeard);
+        if !is_in || is_dead {
+            self.turn_away(if is_dead { "was sworn dead" } else { "was removed from the cluster" });
+        }
+    }
+
+    fn turn_away(&self, why: &str) {
+        if self.is_member.swap(false, Relaxed) {
             tracing::error!(
-                "this node was removed from the cluster and serves nothing any more: stop it and delete its \
-                 data directory"
+                "this node {why} and serves nothing any more: stop it and delete its data directory"
             );
         }
     }
@@ -287,6 +296,7 @@ impl Node {
             return Ok(false);
         }
         files::store_record(&*self.host.files, record)?;
+        membership.judge(self.me, record);
         let (next, placement) = (Arc::new(record.clone()), Arc::new(placement_of(record)));
         // Before the record is in force: what this node becomes a home replica of is not ready then.
         let (old, ns) = (self.view(), self.buckets.ns());
@@ -299,7 +309,6 @@ impl Node {
         *membership.current.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         self.peers.set_epoch(self.epoch());
         self.follow_members(&members_of(record));
-        membership.judge(self.me);
         membership.vote_if_new(self.me, &*self.host.files)?;
         membership.history.add(&*self.host.files, next);
         membership.epochs.set(record.epoch());

@@ -261,12 +261,12 @@ fn membership(
     let ballots = Ballots::new(config.node, host.chance.draw());
     let challenges = Challenges::new(config.node, &*host.chance);
     let membership = Membership::new((disk, ballots), (record, epochs), votes, challenges)?;
-    membership.judge(config.node);
     let stored = match is_of_before {
         true => membership.give_vote(&*host.files),
         false => membership.vote_if_new(config.node, &*host.files),
     };
     stored.map_err(|error| StartError::Votes(error.to_string()))?;
+    membership.judge(config.node, &membership.record());
     Ok(membership)
 }
 

@@ -26,6 +26,8 @@ pub struct PeerMember {
     pub addr: String,
     /// Its failure domain.
     pub zone: String,
+    /// Whether an operator has sworn that its disk is dead: nobody waits for it.
+    pub is_sworn_dead: bool,
 }
 
 /// Where a peer is reached. Replaced as a whole when that changes.
@@ -76,7 +78,7 @@ impl Peer {
         heartbeat_ms: u64,
         gone: CancellationToken,
     ) -> Self {
-        let PeerMember { node, addr, zone } = member.clone();
+        let PeerMember { node, addr, zone, is_sworn_dead: _ } = member.clone();
         Self {
             node,
             endpoint: RwLock::new(Arc::new(Endpoint { addr, zone, replaced: gone.child_token() })),

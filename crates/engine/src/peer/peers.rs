@@ -163,6 +163,10 @@ impl Peers {
             } else if let Some(member) = others.get(&peer.node) {
                 any_moved |= peer.moves_to(member);
             }
+            let is_sworn_dead = others.get(&peer.node).is_some_and(|it| it.is_sworn_dead);
+            if peer.health.swear(is_sworn_dead) {
+                self.line.outlook.refresh(peer);
+            }
         }
         for peer in before.iter().filter(|peer| !others.contains_key(&peer.node)) {
             peer.leaves();

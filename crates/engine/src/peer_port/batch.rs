@@ -2,7 +2,8 @@
 //! executed one after another and answered together.
 //!
 //! A batch is executed in the epoch of its frame. If another cluster record is in force here, only the
-//! messages by which the two nodes come to the same one are.
+//! messages by which the two nodes come to the same one are. If one of the two was sworn dead, nothing is
+//! that has to do with data.
 //!
 //! A batch holds messages of one kind. All its stores are merged first and then share one wait for
 //! durability; reads never wait for it.
@@ -31,6 +32,7 @@ use crate::node::Node;
 use crate::ops::replica::{self, on_blocking_pool, refusal_of};
 use crate::ops::sampled_work::SampledWork;
 use crate::peer_port::{cluster, data, query, repair};
+use crate::seldom::Seldom;
 
 /// How long a batch runs before it yields the thread: a full one takes several milliseconds, and a
 /// concurrent read should not wait for that.
@@ -89,9 +91,13 @@ impl<'a> Batch<'a> {
         {
             self.catch_up().await;
         }
-        let is_of_epoch = self.sent_in == self.view.epoch() || mutated(Mutation::OldEpochAccepted);
-        if !is_of_epoch && self.messages.peek().is_some_and(|m| !is_of_any_epoch(m)) {
-            node.metrics.layout.refused(self.sent_in, self.view.epoch());
+        let hears = self.hears();
+        match self.messages.peek().and_then(|next| hears.refuses(next)) {
+            Some(Refusal::OtherEpoch) => {
+                node.metrics.layout.refused(self.sent_in, self.view.epoch());
+            }
+            Some(_) => no_member(self.from),
+            None => {}
         }
         let mut part = Part { replies: Vec::new(), is_last: false, _room: self.room().await };
         part.replies.reserve(self.messages.len());
@@ -100,8 +106,8 @@ impl<'a> Batch<'a> {
             && let Some(message) =
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
-            if !is_of_epoch && !is_of_any_epoch(&message) {
-                part.replies.push(WithPayload::bare(Reply::Refused(Refusal::OtherEpoch)));
+            if let Some(refusal) = hears.refuses(&message) {
+                part.replies.push(WithPayload::bare(Reply::Refused(refusal)));
                 continue;
             }
             // A large row would block this thread, and all tasks on it, for too long even in
@@ -139,6 +145,21 @@ impl<'a> Batch<'a> {
         make_durable(node, &mut part.replies).await;
         self.sampled.answered(&node.sampler, &part.replies);
         part
+    }
+
+    /// What the sender and this node are to each other at this moment.
+    fn hears(&self) -> Hears {
+        if self.sent_in != self.view.epoch() && !mutated(Mutation::OldEpochAccepted) {
+            return Hears::OfAnyEpoch(Refusal::OtherEpoch);
+        }
+        if !self.node.membership.is_member() {
+            return Hears::OfAnyEpoch(Refusal::NoMember);
+        }
+        let is_gone = self.view.placement().is_gone(self.from);
+        match is_gone && !mutated(Mutation::SwornDeadHeard) {
+            true => Hears::OfCluster,
+            false => Hears::All,
+        }
     }
 
     /// Waits for memory for the next message's answer, if that is large.
@@ -193,6 +214,40 @@ impl<'a> Batch<'a> {
             }
             Err(error) => vec![refused(error); asked],
         }
+    }
+}
+
+/// Which messages are executed.
+#[derive(Clone, Copy)]
+enum Hears {
+    All,
+    /// Those about the cluster: the sender was sworn dead. Its name may have a new disk by now, which greets,
+    /// and asks to be named in the record.
+    OfCluster,
+    /// Those by which two nodes come to the same record. What becomes of the others.
+    OfAnyEpoch(Refusal),
+}
+
+impl Hears {
+    /// Why a message is not executed.
+    fn refuses(self, message: &WithPayload<Message>) -> Option<Refusal> {
+        let is_cluster = matches!(message.head, Message::Cluster(_));
+        match self {
+            Self::All => None,
+            Self::OfCluster => (!is_cluster).then_some(Refusal::NoMember),
+            Self::OfAnyEpoch(refusal) => (!is_of_any_epoch(message)).then_some(refusal),
+        }
+    }
+}
+
+/// Says that one of two nodes should not be running.
+fn no_member(from: NodeId) {
+    static SELDOM: Seldom = Seldom::new();
+    if let Some(held_back) = SELDOM.now() {
+        tracing::warn!(
+            %from, held_back,
+            "refused what a node asks for: that node, or this one, was sworn dead or removed"
+        );
     }
 }
 

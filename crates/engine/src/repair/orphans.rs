@@ -1,6 +1,6 @@
-//! Hints for nodes that are members no more. Nobody will deliver them: they become rows of this node, which
-//! hands them over to the home replicas of today as it does with all rows that are not its own
-//! (`crate::repair::unowned`).
+//! Hints for nodes that are members no more, or sworn dead. Nobody will deliver them: they become rows of
+//! this node, which hands them over to the home replicas of today as it does with all rows that are not its
+//! own (`crate::repair::unowned`).
 
 use std::sync::Arc;
 
@@ -24,17 +24,17 @@ pub async fn adopt(node: &Arc<Node>) -> bool {
     let targets = match work::run(node, |node| node.store.hint_targets()).await {
         Ok(targets) => targets,
         Err(error) => {
-            tracing::warn!(%error, "could not look for hints of nodes that have left");
+            tracing::warn!(%error, "could not look for hints of nodes that have left or are dead");
             return false;
         }
     };
     let mut any = false;
     let view = node.view();
     for (target, keys, _) in targets {
-        if view.placement().contains(target) {
+        if view.placement().contains(target) && !view.placement().is_gone(target) {
             continue;
         }
-        tracing::info!(%target, keys, "taking over hints for a node that has left");
+        tracing::info!(%target, keys, "taking over hints for a node that has left or is dead");
         any = true;
         if let Err(error) = adopt_all(node, target).await {
             tracing::warn!(%error, %target, "could not take over all hints; retrying soon");

@@ -149,7 +149,7 @@ fn begin(node: &Node, view: &ClusterView, key: Key) -> Option<Going> {
             return None;
         }
     };
-    let row = HandOver::start(version, &view.homes(&key), node.me)?;
+    let row = HandOver::start(version, &view.living_homes(&key), node.me)?;
     let down = node.peers.down();
     row.waiting().is_disjoint(&down).then_some((key, row))
 }
@@ -231,7 +231,7 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
     join_all(sending).await;
 }
 
-/// Drops the rows that all home replicas hold. Returns how many.
+/// Drops the rows that all living home replicas hold. Returns how many.
 async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
     let held: Vec<Going> = rows.into_iter().filter(|(_, row)| row.is_held()).collect();
     let drop_held = move |node: &Node| {
@@ -240,7 +240,7 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
             // n may have changed since the handover began, so that this node owns the row again:
             // judged by a view that is taken while no writer can change the row.
             let may_drop = || {
-                let may_drop = row.may_drop(row.version(), &node.view().homes(key), node.me);
+                let may_drop = row.may_drop(row.version(), &node.view().living_homes(key), node.me);
                 if may_drop {
                     // Recorded before the drop: every confirmation of a tombstone from now on
                     // accounts for it.

@@ -39,11 +39,14 @@ pub enum Refusal {
     /// Another cluster record is in force there than the one under which the message was sent.
     #[error("another cluster record is in force there")]
     OtherEpoch,
+    /// It is no member any more, or takes the sender for none: one of them was removed or sworn dead.
+    #[error("no member")]
+    NoMember,
 }
 
 impl Refusal {
     /// Every reason with its code on the wire. Codes are never reused.
-    const CODES: [(u8, Self); 11] = [
+    const CODES: [(u8, Self); 12] = [
         (0, Self::Busy),
         (1, Self::NotFormed),
         (2, Self::ReadOnly),
@@ -55,6 +58,7 @@ impl Refusal {
         (8, Self::NameTaken),
         (9, Self::Unsupported),
         (10, Self::OtherEpoch),
+        (11, Self::NoMember),
     ];
     /// The code of [`Refusal::Failed`].
     const FAILED: u8 = 5;

@@ -65,11 +65,14 @@ async fn a_node_that_slept(scene: &mut Scene) -> Played {
     scene.cut_off(new);
     scene.write(new, 1).await?;
     scene.reset(slept);
+    let hanging = scene.hang(slept)?; // it learns of the change only after it has read
     let read = scene.begin_to_read(slept, 3);
     scene.mend_between(slept, one);
     scene.mend_between(slept, other);
     scene.pause(slept, false)?;
-    scene.pass(Duration::from_secs(3)).await;
+    scene.pass(Duration::from_secs(1)).await;
+    hanging.cancel();
+    scene.pass(Duration::from_secs(2)).await;
     must(read.is_finished(), "the read has ended")?;
     Ok(())
 }

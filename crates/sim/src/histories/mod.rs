@@ -55,6 +55,7 @@ pub const HISTORIES: &[History] = &[
     moves::A_CHANGE_WITHOUT_ITS_SOURCES,
     moves::A_HINT_FOR_A_DEAD_NODE,
     moves::A_DEAD_NODE_THAT_RETURNS,
+    moves::A_DEAD_NODE_AMONG_THE_LIVING,
     epochs::AN_END_THAT_SOME_MISS,
     epochs::A_NODE_THAT_SLEPT,
     epochs::A_MERGE_THAT_HANGS,

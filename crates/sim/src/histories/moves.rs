@@ -139,3 +139,39 @@ async fn a_dead_node_that_returns(scene: &mut Scene) -> Played {
     }
     Ok(())
 }
+
+/// A node that was sworn dead returns before the change is over. Nothing waits for what it holds, so it must
+/// acknowledge nothing.
+pub(super) const A_DEAD_NODE_AMONG_THE_LIVING: History = History {
+    name: "a-dead-node-among-the-living",
+    about: "a node that was sworn dead returns before the change is over, and is asked to write",
+    finds: &[(Mutation::SwornDeadHeard, "no_false_absence")],
+    settings: |setup| {
+        with_a_spare(setup);
+        setup.nodes = 12;
+    },
+    play: |scene| Box::pin(a_dead_node_among_the_living(scene)),
+};
+
+async fn a_dead_node_among_the_living(scene: &mut Scene) -> Played {
+    let [one, other, _] = scene.homes()?;
+    let (dead, new) = (scene.bystander(one)?, scene.spare()?);
+    scene.write(one, 3).await?;
+    scene.kill(dead)?;
+    scene.cut_off(new);
+    scene.change(one, Change::ReplaceDead(dead)).await?;
+    scene.try_to_start(dead)?;
+    scene.at_once("it hears of the change", |scene| scene.epoch(dead) == 2).await?;
+    scene.pass(Duration::from_secs(3)).await;
+    scene.cut_off(dead);
+    scene.pass(Duration::from_secs(5)).await; // it takes all others for down
+    let write = scene.try_to_write_sloppy(dead, 1).await;
+    scene.kill(dead)?;
+    scene.mend();
+    scene.until_changed(&[one, other, new]).await?;
+    scene.pass(Duration::from_secs(5)).await;
+    let shown = scene.read(one, 2).await;
+    must(shown.is_some(), "the home replicas answer")?;
+    write.into_iter().for_each(|write| scene.must_show(&shown, write));
+    Ok(())
+}

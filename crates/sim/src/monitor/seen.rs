@@ -8,12 +8,12 @@ use quorate_protocol::object::Object;
 
 pub(super) struct SeenHint {
     pub(super) object: Object,
-    /// What its target may have lost when it was first seen.
-    pub(super) losses: (u64, u64),
+    /// What each machine may have lost when it was first seen.
+    pub(super) losses: BTreeMap<NodeId, (u64, u64)>,
     /// The epoch of its holder at the last look.
     pub(super) epoch: u64,
-    /// How often any n had changed at its target then.
-    pub(super) changes: u64,
+    /// How often any n had changed at its target and at its holder then.
+    pub(super) changes: (u64, u64),
 }
 
 /// A hint that was dropped, and when that was seen.

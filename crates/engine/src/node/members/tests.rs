@@ -66,8 +66,12 @@ fn addr(node: &str) -> String {
 }
 
 fn members(nodes: &[&str]) -> Vec<PeerMember> {
-    let member =
-        |node: &&str| PeerMember { node: name(node), addr: addr(node), zone: "z".to_owned() };
+    let member = |node: &&str| PeerMember {
+        node: name(node),
+        addr: addr(node),
+        zone: "z".to_owned(),
+        is_sworn_dead: false,
+    };
     nodes.iter().map(member).collect()
 }
 

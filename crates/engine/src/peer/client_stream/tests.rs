@@ -62,7 +62,8 @@ fn peer(listener: &TcpListener) -> (Peer, TransportContext) {
         held_up_after: Duration::ZERO,
     };
     let node = NodeId::parse("n2").unwrap();
-    let member = PeerMember { node, addr: addr.to_string(), zone: "z".to_owned() };
+    let member =
+        PeerMember { node, addr: addr.to_string(), zone: "z".to_owned(), is_sworn_dead: false };
     let (bounds, gone) = (QueueBounds([bounds; 3]), CancellationToken::new());
     let header = (header("n1", "n2"), Arc::new(Epochs::new(1)));
     let peer = Peer::new(&member, header, bounds, 0, 100, gone);

@@ -112,7 +112,12 @@ fn name(node: &str) -> NodeId {
 }
 
 fn member(node: &str, addr: &str) -> PeerMember {
-    PeerMember { node: name(node), addr: addr.to_owned(), zone: "z".to_owned() }
+    PeerMember {
+        node: name(node),
+        addr: addr.to_owned(),
+        zone: "z".to_owned(),
+        is_sworn_dead: false,
+    }
 }
 
 fn message() -> Message {
@@ -248,6 +253,18 @@ async fn who_leaves_is_forgotten_and_nothing_waits_for_it() {
     assert_eq!(cluster.net.open_to("mute.test:1"), 0);
     assert!(cluster.peers.down().is_empty(), "what failed after it left does not count");
     assert!(cluster.peers.view().is_empty() && cluster.peers.health(name("n2")).is_none());
+}
+
+#[tokio::test]
+async fn who_is_sworn_dead_is_down_although_it_answers() {
+    let cluster = start();
+    cluster.follow(&[("n2", "n2.test:1")]);
+    assert!(cluster.is_answered_by("n2").await && cluster.peers.down().is_empty());
+    cluster.peers.follow(&[PeerMember { is_sworn_dead: true, ..member("n2", "n2.test:1") }]);
+    assert!(cluster.is_answered_by("n2").await);
+    assert_eq!((cluster.peers.down().len(), cluster.peers.view()[0].state), (1, "down"));
+    cluster.follow(&[("n2", "n2.test:1")]); // with another disk
+    assert!(cluster.peers.down().is_empty() && cluster.peers.view()[0].state == "up");
 }
 
 #[tokio::test]
