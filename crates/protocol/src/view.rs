@@ -4,6 +4,7 @@
 //! next PUT would silently drop siblings that it never read.
 
 use crate::bucket::Conflicts;
+use crate::clock::Dot;
 use crate::context::Context;
 use crate::mutation::{Mutation, mutated};
 use crate::object::{Object, Sibling};
@@ -60,10 +61,16 @@ pub fn context_of(object: &Object) -> Context {
     Context { clock: object.clock.clone(), stamp: object.stamp_max() }
 }
 
-/// The context for a client that wrote and was not shown the object: only if its write is the only
-/// sibling that a reader would be shown.
-pub fn context_after_write(object: &Object, now: WallTime) -> Option<Context> {
-    (object.shown_at(now).len() == 1).then(|| context_of(object))
+/// The context for a client that wrote `dot` and was not shown the object: only if its write is the only
+/// sibling that a reader would be shown. A write that has expired already, or that was superseded before it
+/// was repeated, may have left another's value as the only one.
+pub fn context_after_write(object: &Object, dot: Dot, now: WallTime) -> Option<Context> {
+    let own = object.siblings.iter().find(|sibling| sibling.dot == dot)?;
+    match object.shown_at(now)[..] {
+        // A request that was carried out twice is shown once, under either dot.
+        [only] if only.write_id == own.write_id => Some(context_of(object)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +79,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::clock::{Actor, Dot};
+    use crate::clock::Actor;
     use crate::data_type::Part;
     use crate::name::NodeId;
     use crate::object::{Metadata, WriteId};
@@ -80,10 +87,14 @@ mod tests {
 
     const NOW: WallTime = WallTime(50);
 
+    fn dot(of: u64) -> Dot {
+        Dot { actor: Actor(of), counter: 1 }
+    }
+
     fn object(values: &[Option<&'static str>]) -> Object {
         let mut object = Object::default();
         for (i, value) in values.iter().enumerate() {
-            let dot = Dot { actor: Actor(i as u64 + 1), counter: 1 };
+            let dot = dot(i as u64 + 1);
             object.clock.advance(dot);
             object.siblings.push(Sibling {
                 dot,
@@ -127,9 +138,22 @@ mod tests {
 
     #[test]
     fn a_writer_that_left_siblings_behind_gets_no_context() {
-        assert!(context_after_write(&object(&[Some("a")]), NOW).is_some());
-        assert!(context_after_write(&object(&[Some("a"), Some("b")]), NOW).is_none());
+        assert!(context_after_write(&object(&[Some("a")]), dot(1), NOW).is_some());
+        assert!(context_after_write(&object(&[Some("a"), Some("b")]), dot(2), NOW).is_none());
     }
+
+    #[test]
+    fn a_writer_whose_value_is_not_the_one_that_is_left_gets_no_context() {
+        let superseded = object(&[Some("a")]);
+        assert!(context_after_write(&superseded, dot(2), NOW).is_none());
+        let expired = expiring(&[Some("a"), Some("b")]);
+        assert!(context_after_write(&expired, dot(1), NOW).is_none());
+        let mut twice = object(&[Some("a"), Some("a")]);
+        twice.siblings[1].write_id = twice.siblings[0].write_id;
+        assert!(context_after_write(&twice, dot(1), NOW).is_some());
+        assert!(context_after_write(&twice, dot(2), NOW).is_some());
+    }
+
     /// The first value expires at 50, the others never.
     fn expiring(values: &[Option<&'static str>]) -> Object {
         let mut object = object(values);
@@ -150,7 +174,8 @@ mod tests {
         let View::One(left) = View::of(&two, Conflicts::Siblings, NOW) else { panic!("not one") };
         assert_eq!(left.value.as_deref(), Some(&b"b"[..]));
         assert!(
-            context_after_write(&two, before).is_none() && context_after_write(&two, NOW).is_some()
+            context_after_write(&two, dot(2), before).is_none()
+                && context_after_write(&two, dot(2), NOW).is_some()
         );
         let beside_a_delete = expiring(&[Some("a"), None]);
         assert_eq!(View::of(&beside_a_delete, Conflicts::Siblings, NOW), View::Deleted);

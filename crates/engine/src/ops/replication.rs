@@ -305,7 +305,7 @@ impl<'a, 'r, Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'a, 'r, T
                     version: object.version(),
                     seen: match mutated(Mutation::UnseenContext) {
                         true => Some(context_of(object)),
-                        false => context_after_write(object, now),
+                        false => context_after_write(object, dot, now),
                     },
                 });
                 let object = self.write.return_body.then(|| object.clone());
