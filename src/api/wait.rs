@@ -34,10 +34,17 @@ pub(super) async fn get(gate: Gate, parts: Parts, params: Params, wait_ms: u64) 
     let watch = watch.ok_or_else(|| Problem::new(Kind::Overloaded, "too many requests wait"))?;
     let deadline = Instant::now() + Duration::from_millis(wait_ms);
     let (mut waited, mut was_over) = (Duration::ZERO, None);
+    let mut woken: Option<Instant> = None;
     loop {
         let mut changed = std::pin::pin!(watch.changed());
         changed.as_mut().enable(); // before the read: what changes after it is not missed
+        let turn = match woken {
+            Some(_) => node.watches.turn().await,
+            None => None,
+        };
+        waited += woken.map(|since| since.elapsed()).unwrap_or_default();
         let found = look(&gate, &parts, &params, &key).await;
+        drop(turn);
         let (now, began) = (node.now(), Instant::now());
         let is_last = began >= deadline || node.is_draining();
         let end = match found {
@@ -69,6 +76,7 @@ pub(super) async fn get(gate: Gate, parts: Parts, params: Params, wait_ms: u64) 
             () = sleep_until(deadline.min(until)) => {}
         }
         waited += began.elapsed();
+        woken = Some(Instant::now());
     }
 }
 
