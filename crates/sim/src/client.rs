@@ -223,7 +223,7 @@ impl Client {
         let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
         let number = self.world.record().begin(&key.to_string(), !has_value, Saw::These(shown));
         let write = self.request(key, number, session.as_ref(), has_value, (w, strict));
-        (number, self.attempt(number, write, w, strict).await)
+        (number, self.attempt(number, write, (w, strict), false).await)
     }
 
     async fn write(&mut self, key: Key) {
@@ -258,7 +258,7 @@ impl Client {
             if attempt > 0 {
                 self.world.record().again(number);
             }
-            let end = self.attempt(number, write.clone(), w, strict).await;
+            let end = self.attempt(number, write.clone(), (w, strict), attempt > 0).await;
             let may_repeat = write.idempotency.is_some() && self.world.percent(70);
             if !matches!(end, End::Unknown | End::Partial) || !may_repeat {
                 return;
@@ -316,10 +316,17 @@ impl Client {
         self.ask(written).await
     }
 
-    async fn attempt(&mut self, number: WriteNo, write: Write, w: u16, strict: bool) -> End {
+    async fn attempt(
+        &mut self,
+        number: WriteNo,
+        write: Write,
+        (w, strict): (u16, bool),
+        is_repeated: bool,
+    ) -> End {
         let key = write.key.clone();
         let kind = if write.has_value { "put" } else { "delete" };
-        let is_conditional = write.condition.is_some();
+        // What is repeated may have been written the first time, and be told of later.
+        let is_conditional = write.condition.is_some() && !is_repeated;
         let changes_before = self.changes_of_n();
         let (end, context) = match self.carry_out(write).await {
             None => (End::Unknown, None),
@@ -401,7 +408,7 @@ impl Client {
             let verdict = self.world.record().check_ack(&key.to_string(), number, (w, w), &of_set);
             self.world.judge(verdict);
         }
-        // Where nothing fails no request is repeated, and the coordinator has just minted it.
+        // Where nothing fails no node repeats a request, and the coordinator has just minted it.
         if is_conditional && self.setup.faults.is_empty() {
             let verdict = nothing_overtook(*siblings == 1, number, *siblings);
             self.world.judge(verdict);

@@ -305,7 +305,9 @@ impl Monitor {
         for (target, SeenHint { object, losses, epoch: seen_in, changes }) in gone {
             let (from, at) = (node.me, self.world.elapsed());
             let (of, what) = (key.clone(), object.clone());
-            seen.dropped.push(Dropped { from, key: of, object: what, at, epoch });
+            // One that is a member no more has done it before it heard of that.
+            let epoch_then = if node.membership.is_member() { epoch } else { seen_in };
+            seen.dropped.push(Dropped { from, key: of, object: what, at, epoch: epoch_then });
             // A hint for a node that has left or is dead becomes a row of its holder. It may be a member
             // again by now.
             let is_member = view.placement().contains(target) && !view.placement().is_gone(target);
