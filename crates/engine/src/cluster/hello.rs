@@ -18,6 +18,7 @@ use crate::cluster::bucket_change;
 use crate::cluster::generation::TWIN_FILE;
 use crate::cluster::token_change;
 use crate::liveness::health::{PROBES_PER_GREETING, State};
+use crate::membership::moves;
 use crate::node::Node;
 use crate::ops::replica;
 
@@ -76,6 +77,10 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
                 if taken > TWIN_PATIENCE {
                     end_beside_twin(&node, peer, &taken);
                 }
+            }
+            // It is behind, and may reach nobody who knows more: all that it knows may have been removed.
+            Some(Reply::Refused(Refusal::OtherEpoch)) if !node.membership.epochs.is_behind() => {
+                moves::teach(&node, peer).await;
             }
             Some(Reply::Cluster(ClusterReply::Behind(known))) => {
                 let start_over = move |node: &Node| {
