@@ -90,7 +90,6 @@ impl Cluster {
     /// An operator decides about data that nodes distrust: it is accepted where nothing else is known,
     /// and what the cluster does not have of the rest was most likely deleted.
     async fn decide(&self) {
-        self.point_out_the_cluster();
         for node in self.nodes() {
             if distrusted::waits(&node).is_some() {
                 self.world.note(format_args!("the operator accepts what {} has", node.me));
@@ -101,19 +100,6 @@ impl Cluster {
                 self.world.note(format_args!("the operator discards what {} distrusts", node.me));
                 distrusted::answer(&node, Some(Decision::Discard)).await;
             }
-        }
-    }
-
-    /// A member whose disk was wiped, and whose configuration names only nodes that have been removed since,
-    /// finds no member: an operator has to say where the cluster is.
-    fn point_out_the_cluster(&self) {
-        let nodes = self.nodes();
-        let Some(newest) = nodes.iter().max_by_key(|node| node.epoch().number) else { return };
-        let record = newest.membership.record();
-        for node in nodes.iter().filter(|node| node.formation().is_none()) {
-            let learned = node.learn(&record);
-            self.world
-                .note(format_args!("the operator shows {} the cluster: {learned:?}", node.me));
         }
     }
 

@@ -171,13 +171,14 @@ impl Monitor {
                 let losses = same.map(|before| before.losses.clone());
                 let losses = losses.unwrap_or_else(|| losses_of(&seen.losses, &homes));
                 let reaped = node.reaped.load(Relaxed);
-                seen.rows.insert(place, SeenRow { object, homes, changes, losses, reaped });
+                let epoch = node.epoch().number;
+                seen.rows.insert(place, SeenRow { object, homes, changes, losses, reaped, epoch });
             }
-            let SeenRow { object, homes, changes: before, losses, reaped: _ } =
+            let SeenRow { object, homes, changes: before, losses, reaped: _, epoch: seen_in } =
                 before.filter(|_| is_gone)?;
-            // If n was changed and changed back, it may not have owned the row in between.
-            let is_settled = before == changes;
             let epoch = node.epoch().number;
+            // If n or the layout was changed and changed back, others were home replicas in between.
+            let is_settled = before == changes && seen_in == epoch;
             Some(Gone { from: node.me, key, object, homes, losses, is_settled, epoch })
         });
         gone.collect()

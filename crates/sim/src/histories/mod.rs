@@ -95,6 +95,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use quorate_protocol::name::NodeId;
+
     use super::scene::members::Change;
     use super::scene::must;
     use super::*;
@@ -156,6 +158,39 @@ mod tests {
         scene.pass(Duration::from_secs(5)).await;
         scene.mend();
         Ok(())
+    }
+
+    /// All that its configuration names were removed: it reaches nobody, and those that reach it know more.
+    #[test]
+    fn a_founder_that_lost_its_disk_is_told_of_the_members_of_today() {
+        let history = History {
+            name: "told-by-strangers",
+            about: "a founder loses its disk after all others were replaced",
+            finds: &[],
+            settings: |setup| (setup.interval_ms, setup.spares) = (60_000, 1),
+            play: |scene| Box::pin(told_by_strangers(scene)),
+        };
+        let run = history.run(None, true);
+        assert_eq!(run.violation, None, "{}", run.lines.join("\n"));
+    }
+
+    async fn told_by_strangers(scene: &mut Scene) -> Played {
+        let [one, other, founder] = scene.homes()?;
+        scene.write(founder, 3).await?;
+        let new = scene.spare()?;
+        scene.change(founder, Change::Replace(one)).await?;
+        scene.until_changed(&[founder, other, new]).await?;
+        let is_spare = |old: NodeId| move |scene: &Scene| scene.spare().is_ok_and(|it| it == old);
+        scene.until("the first has left", is_spare(one)).await?;
+        scene.change(founder, Change::Remove(&[other])).await?;
+        let knows_nobody = |scene: &Scene| [founder, new].iter().all(|at| scene.epoch(*at) >= 6);
+        scene.until("the second has left", knows_nobody).await?;
+        scene.pass(Duration::from_secs(1)).await;
+        scene.wipe(founder)?;
+        scene.start(founder).await?;
+        let is_back = |scene: &Scene| scene.node(founder).is_some_and(|node| node.takes_part());
+        scene.until("it is a member again", is_back).await?;
+        scene.read_answered(founder, 2).await
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct SeenRow {
     pub(super) losses: Vec<(u64, u64)>,
     /// How many rows its node had reaped.
     pub(super) reaped: u64,
+    /// The epoch of its node.
+    pub(super) epoch: u64,
 }
 
 /// A row that a node had, and the home replicas of its key.
@@ -64,7 +66,7 @@ pub(super) struct Gone {
     pub(super) homes: Vec<NodeId>,
     /// What they had lost when the row was seen first.
     pub(super) losses: Vec<(u64, u64)>,
-    /// Whether no n has changed meanwhile.
+    /// Whether neither any n nor the layout has changed meanwhile.
     pub(super) is_settled: bool,
     /// In which epoch it is gone.
     pub(super) epoch: u64,
