@@ -154,7 +154,7 @@ impl Monitor {
             let now = own_row(node, &key).ok()?;
             let homes = view.homes(&key).to_vec();
             let place = (node.me, key.clone());
-            let changes = changes(node);
+            let changes = changes(node) + homes.iter().map(|at| self.changes_at(*at)).sum::<u64>();
             let before = seen.rows.remove(&place);
             if let (None, Some(before)) = (&now, &before) {
                 self.note_reaped_everywhere(&key, &before.object);
@@ -213,11 +213,13 @@ impl Monitor {
             return Ok(());
         }
         let owned = gone.is_owned().then(|| format!("{from} dropped it, and is a home replica"));
-        let process = self.machine(*from).and_then(|machine| machine.process());
+        let view_at = |at| Some(self.machine(at)?.process()?.node.view());
         // Nobody waits for one that was sworn dead.
-        let is_dead =
-            |home| process.as_ref().is_some_and(|it| it.node.view().placement().is_gone(home));
-        let is_whole = |home: &&NodeId| seen.whole.contains(home) && !is_dead(**home);
+        let is_dead = |home| view_at(*from).is_some_and(|view| view.placement().is_gone(home));
+        // A home replica that knows of another n may hand the row over in turn.
+        let is_other = |home| view_at(home).is_some_and(|view| !view.homes(key).contains(&home));
+        let is_whole =
+            |home: &&NodeId| seen.whole.contains(home) && !is_dead(**home) && !is_other(**home);
         let lacks = |home: &&NodeId| !self.holds(**home, key, object);
         let lacking = homes.iter().filter(is_whole).find(lacks);
         let lacking = lacking.map(|home| format!("{from} dropped it, and {home} lacks it"));

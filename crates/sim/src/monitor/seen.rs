@@ -48,7 +48,7 @@ impl Lacking {
 pub(super) struct SeenRow {
     pub(super) object: Object,
     pub(super) homes: Vec<NodeId>,
-    /// How often any n had changed.
+    /// How often any n had changed, at its node and at the home replicas.
     pub(super) changes: u64,
     /// What the home replicas had lost when it was seen first.
     pub(super) losses: Vec<(u64, u64)>,
