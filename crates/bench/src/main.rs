@@ -32,6 +32,7 @@ mod summary;
 mod targets;
 mod usage;
 mod value;
+mod wait;
 mod wire;
 mod worker;
 
@@ -55,6 +56,7 @@ enum Command {
     Standard(standard::Args),
     Batch(batch::Args),
     Feed(feed::Args),
+    Wait(wait::Args),
     Table(report::Args),
     Plot(plot::Args),
     CeilingServer(ceiling::Args),
@@ -91,6 +93,7 @@ fn run(command: Command) -> Result<Outcome, String> {
         Command::Standard(args) => block_on(one(), standard::run(args))?,
         Command::Batch(args) => block_on(one(), batch::run(args))?,
         Command::Feed(args) => block_on(one(), feed::run(args))?,
+        Command::Wait(args) => block_on(one(), wait::run(args))?,
         Command::Table(args) => report::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::CeilingServer(args) => block_on(many(), ceiling::serve(args))?
