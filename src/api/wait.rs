@@ -34,17 +34,12 @@ pub(super) async fn get(gate: Gate, parts: Parts, params: Params, wait_ms: u64) 
     let watch = watch.ok_or_else(|| Problem::new(Kind::Overloaded, "too many requests wait"))?;
     let deadline = Instant::now() + Duration::from_millis(wait_ms);
     let (mut waited, mut was_over) = (Duration::ZERO, None);
-    let mut woken: Option<Instant> = None;
+    let mut turn = None;
     loop {
         let mut changed = std::pin::pin!(watch.changed());
         changed.as_mut().enable(); // before the read: what changes after it is not missed
-        let turn = match woken {
-            Some(_) => node.watches.turn().await,
-            None => None,
-        };
-        waited += woken.map(|since| since.elapsed()).unwrap_or_default();
         let found = look(&gate, &parts, &params, &key).await;
-        drop(turn);
+        drop(turn.take());
         let (now, began) = (node.now(), Instant::now());
         let is_last = began >= deadline || node.is_draining();
         let end = match found {
@@ -75,8 +70,8 @@ pub(super) async fn get(gate: Gate, parts: Parts, params: Params, wait_ms: u64) 
             () = changed => {}
             () = sleep_until(deadline.min(until)) => {}
         }
+        turn = node.watches.turn().await;
         waited += began.elapsed();
-        woken = Some(Instant::now());
     }
 }
 

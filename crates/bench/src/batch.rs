@@ -21,12 +21,8 @@ const VALUE_BYTES: usize = 100;
 /// Measure PUT and GET of 100-byte values alone and in batches.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The nodes to spread the connections over.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
-    nodes: Vec<String>,
-    /// The nodes' processes, to measure their processor time.
-    #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
-    pids: Vec<u32>,
+    #[command(flatten)]
+    cluster: path::Cluster,
     /// How long each size is measured, for PUT and again for GET.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -58,7 +54,7 @@ struct Measured {
 /// # Errors
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
-    let nodes = path::nodes(&args.nodes, None).await?;
+    let nodes = path::nodes(&args.cluster.nodes, None).await?;
     load::make_bucket(&nodes, &args.bucket, &json!({"conflicts": "lww"})).await?;
     let mut progress = Progress::start("batches", 2 * SIZES.len() as u64);
     let mut rows = Vec::new();
@@ -96,7 +92,7 @@ async fn measure(
     op: &'static str,
     size: usize,
 ) -> Result<Measured, String> {
-    let (begun, before) = (Instant::now(), usage::of(&args.pids));
+    let (begun, before) = (Instant::now(), usage::of(&args.cluster.pids));
     let until = begun + Duration::from_secs(args.seconds);
     let mut workers = JoinSet::new();
     for place in 0..args.connections {
@@ -118,7 +114,8 @@ async fn measure(
         took.extend(times);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let cpu_us = usage::of(&args.pids).since(before).cpu_us as f64 / operations.max(1) as f64;
+    let cpu_us =
+        usage::of(&args.cluster.pids).since(before).cpu_us as f64 / operations.max(1) as f64;
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
     let request_ms = median.as_secs_f64() * 1e3;

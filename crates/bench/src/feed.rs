@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::http::{Client, Node, Request};
 use crate::key_chooser::Dice;
 use crate::progress::Progress;
+use crate::summary::millis_at;
 use crate::worker::KeyName;
 use crate::{Outcome, load, path, usage};
 
@@ -27,12 +28,8 @@ const LIMIT: usize = 1_000;
 /// Measure how soon subscribers of a feed are told of writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The nodes to spread the connections over.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
-    nodes: Vec<String>,
-    /// The nodes' processes, to measure their processor time.
-    #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
-    pids: Vec<u32>,
+    #[command(flatten)]
+    cluster: path::Cluster,
     /// PUTs a second in all, of 100 bytes; half of what the cluster can do shows what users see.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
@@ -69,7 +66,7 @@ struct Measured {
 /// # Errors
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
-    let nodes = path::nodes(&args.nodes, None).await?;
+    let nodes = path::nodes(&args.cluster.nodes, None).await?;
     let properties = json!({"conflicts": "lww", "feed_retention_s": load::FEED_RETENTION_S});
     load::make_bucket(&nodes, &args.bucket, &properties).await?;
     let mut progress = Progress::start("a feed", args.subscribers.len() as u64 + 1);
@@ -94,12 +91,8 @@ fn table(rows: &[Measured]) -> String {
         "subscribers   PUT/s   changes/s   lag p50, ms   lag p99, ms   processor time of a PUT, us\n",
     );
     for row in rows {
-        let mut lags = row.lags.clone();
-        lags.sort_unstable();
-        let at =
-            |share: usize| lags.get((lags.len() * share / 100).min(lags.len().saturating_sub(1)));
-        let ms = |share| at(share).map_or(f64::NAN, |lag| lag.as_secs_f64() * 1e3);
-        let (puts, changes) = (row.puts as f64 / row.seconds, lags.len() as f64 / row.seconds);
+        let ms = millis_at(&row.lags);
+        let (puts, changes) = (row.puts as f64 / row.seconds, row.lags.len() as f64 / row.seconds);
         let _ = writeln!(
             text,
             "{:>11} {puts:>7.0} {changes:>11.0} {:>13.1} {:>13.1} {:>29.1}",
@@ -120,7 +113,7 @@ async fn measure(args: &Args, nodes: &[Node], subscribers: usize) -> Result<Meas
         let cursor = follower.page("now", 0).await?.cursor;
         followers.spawn(follower.follow(cursor, is_over.clone()));
     }
-    let (begun, before) = (Instant::now(), usage::of(&args.pids));
+    let (begun, before) = (Instant::now(), usage::of(&args.cluster.pids));
     let until = begun + Duration::from_secs(args.seconds);
     let mut writers = JoinSet::new();
     for place in 0..args.connections {
@@ -136,7 +129,7 @@ async fn measure(args: &Args, nodes: &[Node], subscribers: usize) -> Result<Meas
     while let Some(ended) = followers.join_next().await {
         lags.extend(ended.map_err(|error| error.to_string())??);
     }
-    let cpu_us = usage::of(&args.pids).since(before).cpu_us as f64 / puts.max(1) as f64;
+    let cpu_us = usage::of(&args.cluster.pids).since(before).cpu_us as f64 / puts.max(1) as f64;
     Ok(Measured { subscribers, puts, seconds, lags, cpu_us })
 }
 

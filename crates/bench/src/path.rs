@@ -5,6 +5,17 @@ use std::path::Path;
 use crate::http::Node;
 use crate::wire::{self, Secure};
 
+/// The cluster that a command asks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cluster {
+    /// The nodes to spread the connections over.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
+    pub(crate) nodes: Vec<String>,
+    /// The nodes' processes, to measure what they use.
+    #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
+    pub(crate) pids: Vec<u32>,
+}
+
 /// Resolves the nodes that a user named as `http://host:port`, `https://host:port` or `host:port`. With TLS
 /// the authorities in the file `ca` are believed.
 ///

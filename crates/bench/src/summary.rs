@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +178,16 @@ impl Summary {
                 .map_err(|error| format!("{}: line {}: {error}", path.display(), number + 1))
         };
         text.lines().enumerate().map(parse).collect()
+    }
+}
+
+/// The milliseconds that so many percent of some durations do not exceed; not a number if there are none.
+pub(crate) fn millis_at(durations: &[Duration]) -> impl Fn(usize) -> f64 {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    move |percent| {
+        let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+        sorted.get(at).map_or(f64::NAN, |it| it.as_secs_f64() * 1e3)
     }
 }
 

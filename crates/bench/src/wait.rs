@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::http::{Client, Node, Request};
 use crate::progress::Progress;
+use crate::summary::millis_at;
 use crate::{Outcome, path, usage};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -20,13 +21,10 @@ const CONNECT_AT_ONCE: usize = 100;
 /// Measure how soon requests that wait for a key are told of a write.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The node that they wait at, and others that are written to in turn.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
-    nodes: Vec<String>,
-    /// The nodes' processes, to measure their memory.
-    #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
-    pids: Vec<u32>,
-    /// Requests that wait, each on a connection of its own. A node keeps 10,000 connections by default.
+    #[command(flatten)]
+    cluster: path::Cluster,
+    /// Requests that wait at the first node, each on a connection of its own; the nodes are written to in
+    /// turn. A node keeps 10,000 connections by default.
     #[arg(
         long,
         value_delimiter = ',',
@@ -56,7 +54,7 @@ struct Measured {
 /// # Errors
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
-    let nodes = path::nodes(&args.nodes, None).await?;
+    let nodes = path::nodes(&args.cluster.nodes, None).await?;
     let mut progress = Progress::start("waiting requests", args.waits.len() as u64);
     let mut rows = Vec::new();
     for (round, waits) in args.waits.iter().enumerate() {
@@ -71,11 +69,7 @@ fn table(rows: &[Measured]) -> String {
     let mut text =
         String::from("  waits   told after, ms: p50     p99    last   memory of one, KiB\n");
     for row in rows {
-        let mut told_after = row.told_after.clone();
-        told_after.sort_unstable();
-        let last = told_after.len().saturating_sub(1);
-        let at = |share: usize| told_after.get((told_after.len() * share / 100).min(last));
-        let ms = |share| at(share).map_or(f64::NAN, |after| after.as_secs_f64() * 1e3);
+        let ms = millis_at(&row.told_after);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -100,7 +94,7 @@ async fn measure(
     let writer = nodes[round % nodes.len()].clone();
     let mut writer = Client::new(writer, REQUEST_TIMEOUT, ANSWER_BYTES_MAX);
     let context = put(&mut writer, &path, None).await?;
-    let before = usage::of(&args.pids);
+    let before = usage::of(&args.cluster.pids);
     let mut waiting = JoinSet::new();
     for place in 0..waits {
         let client = Client::new(nodes[0].clone(), REQUEST_TIMEOUT, ANSWER_BYTES_MAX);
@@ -110,7 +104,7 @@ async fn measure(
         }
     }
     sleep(Duration::from_secs(args.seconds)).await;
-    let grown = usage::of(&args.pids).rss_bytes.saturating_sub(before.rss_bytes);
+    let grown = usage::of(&args.cluster.pids).rss_bytes.saturating_sub(before.rss_bytes);
     let begun = Instant::now();
     put(&mut writer, &path, Some(&context)).await?;
     let mut told_after = Vec::new();

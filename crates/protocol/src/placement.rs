@@ -108,6 +108,11 @@ impl Placement {
         self.gone.contains(&node)
     }
 
+    /// Whether a node takes part, and is not declared dead.
+    pub fn contains_living(&self, node: NodeId) -> bool {
+        self.contains(node) && !self.is_gone(node)
+    }
+
     /// How many nodes the larger layout has: no key has more home replicas.
     pub fn node_count(&self) -> u16 {
         let next = self.next.as_ref().map_or(0, Layout::node_count);

@@ -313,8 +313,7 @@ impl Monitor {
             seen.dropped.push(Dropped { from, key: of, object: what, at, epoch: epoch_then });
             // A hint for a node that has left or is dead becomes a row of its holder. It may be a member
             // again by now.
-            let is_member = view.placement().contains(target) && !view.placement().is_gone(target);
-            let may_have_left = seen_in != epoch || !is_member;
+            let may_have_left = seen_in != epoch || !view.placement().contains_living(target);
             let becomes_row = may_have_left && self.holds(from, key, &object);
             // If n has changed, its target may have received it without owning it, and handed it over; or its
             // holder, as a row, to those that were home replicas then.

@@ -115,21 +115,14 @@ impl Cluster {
 
     /// The members without a dead one, in whose place another one comes if there is any.
     fn members_without(&self, record: &ClusterRecord, dead: NodeId) -> Option<Vec<RecordMember>> {
-        let mut members = record.stable().to_vec();
-        let at = members.iter().position(|member| member.node == dead)?;
-        let seat = members.remove(at).seat;
+        let at = record.stable().iter().position(|member| member.node == dead)?;
         let spare = self.spare(record).filter(|_| self.world.percent(80));
-        if let Some(new) = spare.and_then(|spare| new_member(&spare)) {
-            members.push(RecordMember { seat, ..new });
-        }
-        (members.len() >= usize::from(N)).then_some(members)
+        replaced(record, at, spare.as_ref())
     }
 
     /// A machine that may become a member.
     fn spare(&self, record: &ClusterRecord) -> Option<Arc<Machine>> {
-        let is_spare =
-            |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
-        let spares: Vec<Arc<Machine>> = self.machines.iter().filter(is_spare).cloned().collect();
+        let spares: Vec<Arc<Machine>> = spares(&self.machines, record).cloned().collect();
         (!spares.is_empty()).then(|| self.world.pick(&spares))
     }
 
@@ -175,25 +168,38 @@ pub(crate) async fn release_lost(machines: &[Arc<Machine>], record: &ClusterReco
 /// An oath outlives the change that it was sworn for, if that was given up. An operator begins another one,
 /// without the dead member, and with a spare machine in its place if there is one.
 pub(crate) async fn replace_sworn_dead(machines: &[Arc<Machine>], record: &ClusterRecord) {
-    let mut members = record.stable().to_vec();
-    let dead = members.iter().position(|member| record.is_gone(member.disk));
+    let dead = record.stable().iter().position(|member| record.is_gone(member.disk));
     let (Some(dead), true) = (dead, record.phase() != Phase::Moving) else { return };
-    let seat = members.remove(dead).seat;
-    let is_spare =
-        |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
-    if let Some(new) = machines.iter().find(is_spare).and_then(|spare| new_member(spare)) {
-        members.push(RecordMember { seat, ..new });
-    }
+    let Some(members) = replaced(record, dead, spares(machines, record).next()) else { return };
     let mut up = machines.iter().filter_map(|machine| machine.process());
-    let (Some(at), true) =
-        (up.find(|process| process.node.takes_part()), members.len() >= usize::from(N))
-    else {
-        return;
-    };
+    let Some(at) = up.find(|process| process.node.takes_part()) else { return };
     let reason = Reason { by: at.node.me, at: at.node.now(), note: String::new() };
     if let Ok(wanted) = record.begin(members, &[], reason) {
         carry_out(&at.tasks, async move { drop(at.node.propose(wanted, PATIENCE).await) }).await;
     }
+}
+
+/// The machines that may become members.
+fn spares<'a>(
+    machines: &'a [Arc<Machine>],
+    record: &'a ClusterRecord,
+) -> impl Iterator<Item = &'a Arc<Machine>> {
+    machines.iter().filter(|machine| machine.waits() && record.member(machine.name).is_none())
+}
+
+/// The members without the one at this place, in whose seat a machine comes if there is one; `None` if there
+/// would be fewer than a key has home replicas.
+fn replaced(
+    record: &ClusterRecord,
+    at: usize,
+    spare: Option<&Arc<Machine>>,
+) -> Option<Vec<RecordMember>> {
+    let mut members = record.stable().to_vec();
+    let seat = members.remove(at).seat;
+    if let Some(new) = spare.and_then(|spare| new_member(spare)) {
+        members.push(RecordMember { seat, ..new });
+    }
+    (members.len() >= usize::from(N)).then_some(members)
 }
 
 /// Waits until a node has done what an operator asks for, or is killed or paused meanwhile.

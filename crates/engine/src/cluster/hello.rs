@@ -10,6 +10,7 @@ use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Refusal, Reply, Status};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::record::ClusterRecord;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
@@ -18,7 +19,7 @@ use crate::cluster::bucket_change;
 use crate::cluster::generation::TWIN_FILE;
 use crate::cluster::token_change;
 use crate::liveness::health::{PROBES_PER_GREETING, State};
-use crate::membership::moves;
+use crate::membership::voting;
 use crate::node::Node;
 use crate::ops::replica;
 
@@ -80,7 +81,9 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
             }
             // It is behind, and may reach nobody who knows more: all that it knows may have been removed.
             Some(Reply::Refused(Refusal::OtherEpoch)) if !node.membership.epochs.is_behind() => {
-                moves::teach(&node, peer).await;
+                let record = ClusterRecord::clone(&node.membership.record());
+                let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+                voting::teach(&node, peer, record, timeout).await;
             }
             Some(Reply::Cluster(ClusterReply::Behind(known))) => {
                 let start_over = move |node: &Node| {

@@ -128,15 +128,15 @@ impl ClusterView {
         self.homes_of(self.tree(key))
     }
 
-    /// The home replicas of a key without those that an operator has declared dead.
-    pub fn living_homes(&self, key: &Key) -> Vec<NodeId> {
-        let homes = self.homes(key);
-        homes.iter().filter(|home| !self.0.placement.is_gone(**home)).copied().collect()
-    }
-
     /// The home replicas of the rows of a tree, in order of preference.
     pub fn homes_of(&self, tree: Tree) -> Cow<'_, [NodeId]> {
         self.0.placement.homes(tree.partition, tree.n)
+    }
+
+    /// Those that no operator has declared dead.
+    pub fn living_homes_of(&self, tree: Tree) -> Vec<NodeId> {
+        let homes = self.homes_of(tree);
+        homes.iter().filter(|home| !self.0.placement.is_gone(**home)).copied().collect()
     }
 
     /// The first home replica of a partition: the one that does what one must do.

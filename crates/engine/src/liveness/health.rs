@@ -125,7 +125,8 @@ impl Health {
         }
     }
 
-    /// Whether an operator has sworn by the record in force that it is dead. Returns whether that changed.
+    /// By the record in force an operator has sworn that it is dead, or has not. Returns whether that has
+    /// changed.
     pub fn swear(&self, is_dead: bool) -> bool {
         self.sworn_dead.swap(is_dead, Relaxed) != is_dead
     }

@@ -83,13 +83,6 @@ async fn fetch(node: &Arc<Node>, peer: NodeId) {
     }
 }
 
-/// Tells a peer that is in an earlier epoch the record in force.
-pub(crate) async fn teach(node: &Arc<Node>, peer: NodeId) {
-    let record = Box::new(ClusterRecord::clone(&node.membership.record()));
-    let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
-    node.peers.ask(peer, Message::Cluster(Cluster::Learn { record }), timeout).await;
-}
-
 /// Takes over a record that was received.
 async fn learn(node: &Arc<Node>, record: ClusterRecord) -> Result<bool, LearnError> {
     let learning = node.clone();

@@ -235,6 +235,17 @@ impl Proposal<'_> {
     }
 }
 
+/// Tells a peer a record, and waits for its answer; `None` without one.
+pub(crate) async fn teach(
+    node: &Node,
+    peer: NodeId,
+    record: ClusterRecord,
+    timeout: Duration,
+) -> Option<Reply> {
+    let message = Message::Cluster(Cluster::Learn { record: Box::new(record) });
+    Some(node.peers.ask(peer, message, timeout).await.into_reply()?.head)
+}
+
 async fn ask_peer(
     node: &Arc<Node>,
     at: NodeId,
@@ -243,8 +254,7 @@ async fn ask_peer(
 ) -> Option<Response> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     if let Some(record) = teach {
-        let message = Message::Cluster(Cluster::Learn { record: Box::new(record) });
-        node.peers.ask(at, message, timeout).await.into_reply()?;
+        self::teach(node, at, record, timeout).await?;
     }
     let message = Message::Cluster(Cluster::Vote { request: Box::new(request) });
     let reply = node.peers.ask(at, message, timeout).await.into_reply()?.head;

@@ -157,14 +157,14 @@ impl Peers {
         let mut followed = Followed::default();
         let mut any_moved = false;
         for peer in after.iter() {
+            let Some(member) = others.get(&peer.node) else { continue };
             if before.get(peer.node).is_none() {
                 self.start_lanes(peer);
                 followed.joined.push(peer.node);
-            } else if let Some(member) = others.get(&peer.node) {
+            } else {
                 any_moved |= peer.moves_to(member);
             }
-            let is_sworn_dead = others.get(&peer.node).is_some_and(|it| it.is_sworn_dead);
-            if peer.health.swear(is_sworn_dead) {
+            if peer.health.swear(member.is_sworn_dead) {
                 self.line.outlook.refresh(peer);
             }
         }

@@ -31,7 +31,7 @@ pub async fn adopt(node: &Arc<Node>) -> bool {
     let mut any = false;
     let view = node.view();
     for (target, keys, _) in targets {
-        if view.placement().contains(target) && !view.placement().is_gone(target) {
+        if view.placement().contains_living(target) {
             continue;
         }
         tracing::info!(%target, keys, "taking over hints for a node that has left or is dead");

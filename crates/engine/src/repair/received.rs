@@ -33,9 +33,7 @@ pub async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     let holdings = ask_all(node).await;
     let (mine, view) = (node.holdings(), node.view());
     for partition in merged {
-        let homes = view.homes_of(Tree { partition: *partition, n: view.n_max() });
-        let is_gone = |home: &NodeId| view.placement().is_gone(*home);
-        let homes: Vec<NodeId> = homes.iter().copied().filter(|home| !is_gone(home)).collect();
+        let homes = view.living_homes_of(Tree { partition: *partition, n: view.n_max() });
         match received::judge((node.me, &mine), *partition, &homes, &holdings) {
             Some(Received::Yes) => judged.received.push(*partition),
             Some(Received::Undecided) => judged.undecided += 1,

@@ -149,7 +149,7 @@ fn begin(node: &Node, view: &ClusterView, key: Key) -> Option<Going> {
             return None;
         }
     };
-    let row = HandOver::start(version, &view.living_homes(&key), node.me)?;
+    let row = HandOver::start(version, &view.living_homes_of(view.tree(&key)), node.me)?;
     let down = node.peers.down();
     row.waiting().is_disjoint(&down).then_some((key, row))
 }
@@ -240,7 +240,9 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
             // n may have changed since the handover began, so that this node owns the row again:
             // judged by a view that is taken while no writer can change the row.
             let may_drop = || {
-                let may_drop = row.may_drop(row.version(), &node.view().living_homes(key), node.me);
+                let view = node.view();
+                let homes = view.living_homes_of(view.tree(key));
+                let may_drop = row.may_drop(row.version(), &homes, node.me);
                 if may_drop {
                     // Recorded before the drop: every confirmation of a tombstone from now on
                     // accounts for it.

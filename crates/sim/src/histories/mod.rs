@@ -95,8 +95,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use quorate_protocol::name::NodeId;
-
     use super::scene::members::Change;
     use super::scene::must;
     use super::*;
@@ -180,8 +178,8 @@ mod tests {
         let new = scene.spare()?;
         scene.change(founder, Change::Replace(one)).await?;
         scene.until_changed(&[founder, other, new]).await?;
-        let is_spare = |old: NodeId| move |scene: &Scene| scene.spare().is_ok_and(|it| it == old);
-        scene.until("the first has left", is_spare(one)).await?;
+        let is_spare = |scene: &Scene| scene.spare().is_ok_and(|spare| spare == one);
+        scene.until("the first has left", is_spare).await?;
         scene.change(founder, Change::Remove(&[other])).await?;
         let knows_nobody = |scene: &Scene| [founder, new].iter().all(|at| scene.epoch(*at) >= 6);
         scene.until("the second has left", knows_nobody).await?;

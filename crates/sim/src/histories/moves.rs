@@ -165,13 +165,13 @@ async fn a_dead_node_among_the_living(scene: &mut Scene) -> Played {
     scene.pass(Duration::from_secs(3)).await;
     scene.cut_off(dead);
     scene.pass(Duration::from_secs(5)).await; // it takes all others for down
-    let write = scene.try_to_write_sloppy(dead, 1).await;
+    let write = scene.write_sloppy(dead, 1).await; // which it should refuse
     scene.kill(dead)?;
     scene.mend();
     scene.until_changed(&[one, other, new]).await?;
     scene.pass(Duration::from_secs(5)).await;
     let shown = scene.read(one, 2).await;
     must(shown.is_some(), "the home replicas answer")?;
-    write.into_iter().for_each(|write| scene.must_show(&shown, write));
+    write.into_iter().for_each(|write| scene.must_show(&shown, write)); // if it did not
     Ok(())
 }

@@ -116,11 +116,6 @@ impl Scene {
         }
     }
 
-    /// The same of a node that may refuse it, and should.
-    pub(super) async fn try_to_write_sloppy(&mut self, at: NodeId, w: u16) -> Option<WriteNo> {
-        self.write_sloppy(at, w).await.ok()
-    }
-
     /// Writes a value as a client does that has seen nothing.
     pub(super) async fn write_blind(&mut self, at: NodeId, w: u16) -> Result<WriteNo, OffCourse> {
         self.client.sessions.clear();
