@@ -7,11 +7,11 @@ import { URLS, assertAccessible, open, request, withPage } from "./harness.mjs";
 
 test("a value is given index entries, and is found by them", () =>
   withPage({}, async (page) => {
-    await request(0, "PUT", "/kv/people/bob?w=3", {
+    await request(0, "PUT", "/kv/staff/bob?w=3", {
       body: "v",
       headers: { "Quorate-Index-city_s": "Oslo", "Quorate-Index-age_i": "7" },
     });
-    await open(page, "keys/people/ada");
+    await open(page, "keys/staff/ada");
     await page.getByLabel("Value to write").fill("ada");
     const entries = page.getByLabel("Index entries");
     await entries.fill("city = Paris");
@@ -19,7 +19,7 @@ test("a value is given index entries, and is found by them", () =>
     await entries.fill("city_s = Paris, France\nage_i = 36");
     await page.getByRole("button", { name: "Put", exact: true }).click();
     await page.getByText("PUT 204").waitFor();
-    const headers = (await fetch(`${URLS[2]}/kv/people/ada`)).headers;
+    const headers = (await fetch(`${URLS[2]}/kv/staff/ada`)).headers;
     assert.equal(headers.get("Quorate-Index-city_s"), "Paris%2C%20France");
     await page.getByLabel("Index", { exact: true }).fill("age_i");
     await page.getByLabel("From").fill("30");
@@ -40,7 +40,7 @@ test("a value is given index entries, and is found by them", () =>
 
 test("what is wrong with a question is said", () =>
   withPage({ mayFail: true }, async (page) => {
-    await open(page, "keys/people");
+    await open(page, "keys/staff");
     await page.getByLabel("Index", { exact: true }).fill("city");
     await page.getByRole("button", { name: "Find" }).click();
     await page.getByText(/the name of an index has 3 to 64 characters/).waitFor();

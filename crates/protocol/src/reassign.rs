@@ -259,7 +259,8 @@ impl HandOver {
     /// hold that version, and this node is not one of them. Call it under the lock that keeps
     /// writers off the row until it is dropped.
     pub fn may_drop(&self, version: Version, homes: &[NodeId], me: NodeId) -> bool {
-        let is_held = self.is_held() && homes.iter().all(|home| self.held.contains(home));
+        let mut others = homes.iter().filter(|home| **home != me);
+        let is_held = self.is_held() && others.all(|home| self.held.contains(home));
         if mutated(Mutation::HandedOverToOne) {
             return !self.held.is_empty() && version == self.version && !homes.contains(&me);
         }

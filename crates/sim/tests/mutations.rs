@@ -106,7 +106,7 @@ mutations_are_found! {
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links), from 1,
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links), from 1,
         reap_without_full_proof: ReapWithoutFullProof about Some(Focus::Links), from 1,
-        dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts), from 10_001,
+        dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts), from 1,
         aside_taken_back: AsideTakenBack about Some(Focus::Copies), from 1,
         joint_write_old_only: JointWriteOldOnly about Some(Focus::Layouts), from 1,
         joint_write_new_only: JointWriteNewOnly about Some(Focus::Layouts), from 1,

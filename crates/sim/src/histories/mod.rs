@@ -8,6 +8,7 @@
 //! `scene` has the words that histories are told in.
 
 mod backups;
+mod counts;
 mod deletes;
 mod disks;
 mod epochs;
@@ -51,6 +52,7 @@ pub const HISTORIES: &[History] = &[
     disks::A_BACKUP_AMONG_RESTARTS,
     deletes::A_BACKUP_OF_WHAT_WAS_REAPED,
     deletes::A_STORE_THAT_WAS_HELD_UP,
+    counts::A_ROW_THAT_IS_OWNED_AGAIN,
     moves::A_WRITE_THAT_ONE_SOURCE_MISSED,
     moves::A_CHANGE_WITHOUT_ITS_SOURCES,
     moves::A_HINT_FOR_A_DEAD_NODE,

@@ -170,6 +170,23 @@ impl Scene {
         let story = format!("{} shows {shown:?}, and not {write}", self.key);
         self.cluster.world.judge(Err(Violation { property: "no_false_absence", story }));
     }
+
+    /// *What is dropped is held*: a home replica that has the key's row keeps it for as long as this. What it
+    /// gets back soon, the observer may not see.
+    pub(super) async fn must_keep(&self, at: NodeId, duration: Duration) -> Played {
+        let node = self.node(at).ok_or_else(|| off(format!("{at} is down")))?;
+        let has = || own_row(&node, &self.key).is_ok_and(|row| row.is_some());
+        let had = has();
+        for _ in 0..duration.as_millis() {
+            sleep(Duration::from_millis(1)).await;
+            if had && !has() {
+                let story = format!("{at} dropped {}, and is a home replica", self.key);
+                let property = "what_is_dropped_is_held";
+                self.cluster.world.judge(Err(Violation { property, story }));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A write that has begun.
@@ -317,6 +334,14 @@ impl Scene {
             sleep(LOOK_EVERY).await;
         }
         Err(off(format!("it never comes that {what}")))
+    }
+
+    /// An operator at this node sets n, and waits until that holds there.
+    pub(super) async fn set_n(&self, at: NodeId, n: u16) -> Played {
+        drop(self.cluster.set_n(self.machine(at)?, n));
+        let holds =
+            |scene: &Self| scene.node(at).is_some_and(|node| node.view().n(self.key.bucket()) == n);
+        self.at_once("n is set", holds).await
     }
 
     /// Waits until no node has anything left of the key.
