@@ -42,7 +42,7 @@ export function follow(bucket, state, changed) {
 export function changesPanel(state, choose) {
   return panel(
     "Changes",
-    { aside: "live", class: "changes" },
+    { aside: "live", class: "feed" },
     state.failed ? h("p", { class: "check bad" }, state.failed) : null,
     state.changes.length === 0 ? h("p", { class: "empty" }, "Nothing has changed since the page was opened.") : null,
     h(

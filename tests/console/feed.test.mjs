@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { URLS, assertAccessible, open, request, withPage } from "./harness.mjs";
+import { URLS, assertAccessible, open, picture, request, withPage } from "./harness.mjs";
 
 const retention = async (bucket) =>
   (await (await fetch(`${URLS[1]}/buckets/${bucket}`)).json()).feed_retention_s;
@@ -24,10 +24,11 @@ test("a bucket is given a feed, and its keys are followed", () =>
     await open(page, "keys/followed");
     await page.getByText("Nothing has changed since the page was opened.").waitFor();
     await request(1, "PUT", "/kv/followed/here", { body: "v" });
-    const changes = page.locator(".changes");
+    const changes = page.locator(".feed");
     await changes.getByRole("button", { name: "here" }).waitFor();
     await page.locator(".keys").getByRole("button", { name: "here" }).waitFor();
     await request(0, "DELETE", "/kv/followed/here");
     await changes.getByText("deleted").first().waitFor();
     await assertAccessible(page, "a bucket that is followed");
+    await picture(page, "feed-light");
   }));

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { URLS, assertAccessible, open, request, withPage } from "./harness.mjs";
+import { URLS, assertAccessible, open, picture, request, withPage } from "./harness.mjs";
 
 test("a value is given index entries, and is found by them", () =>
   withPage({}, async (page) => {
@@ -31,6 +31,7 @@ test("a value is given index entries, and is found by them", () =>
     await page.getByRole("button", { name: "Find" }).click();
     await found.getByRole("button", { name: "bob" }).waitFor();
     await assertAccessible(page, "keys found by an index");
+    await picture(page, "index-light");
     await found.getByRole("button", { name: "bob" }).click();
     await page.getByRole("button", { name: "Get", exact: true }).click();
     await page.getByText("GET 200").waitFor();

@@ -286,12 +286,11 @@ for (const colorScheme of ["light", "dark"]) {
       await page.getByRole("table", { name: "Nodes and the parts they hold" }).waitFor();
       await assertNoConflict(page);
       await assertAccessible(page, "an inspected counter");
-      await picture(page, `counter-${colorScheme}`);
+      if (colorScheme === "light") await picture(page, "counter-light");
       await open(page, `conflicts/tags/${key}`);
       await page.getByRole("heading", { name: "2 elements" }).waitFor();
       await assertNoConflict(page);
       await assertAccessible(page, "an inspected set");
-      await picture(page, `set-${colorScheme}`);
       await open(page, `keys/tags/${key}`);
       await page.getByRole("heading", { name: "2 elements" }).waitFor();
       await assertAccessible(page, "a set among the keys");

@@ -60,11 +60,16 @@ fn publish(file: &Path, issuers: &[&Issuer]) {
     fs::write(file, json!({ "keys": keys }).to_string()).unwrap();
 }
 
-/// A node that takes tokens of the issuer, with what is in `more`.
+/// A node that takes tokens of the issuer whose keys are in a file, with what is in `more`.
 fn start(file: &Path, more: &str) -> Cluster {
     let audit = file.with_file_name("audit.log");
+    start_at(file.to_str().unwrap(), &format!("{more}\n[audit]\nto = {audit:?}\n"))
+}
+
+/// Likewise of one whose keys are in a file or at a URL. `more` has settings, then tables.
+fn start_at(keys: &str, more: &str) -> Cluster {
     let settings = format!(
-        "{ON}[audit]\nto = {audit:?}\n[jwt]\nkeys = {file:?}\nissuer = \"https://issuer.example\"\n\
+        "{ON}[jwt]\nkeys = {keys:?}\nissuer = \"https://issuer.example\"\n\
          audience = [\"quorate\"]\nalgorithms = [\"ES256\"]\nleeway_ms = 0\n\
          scopes_claim = \"scopes\"\n{more}\n\
          [[jwt.grants]]\nclaim = \"groups\"\nvalue = \"shop\"\n\
@@ -194,4 +199,52 @@ fn keys_are_rotated_while_the_node_runs() {
     until("the old key is withdrawn", || status(&of_old) == 401);
     assert!(status(&of_new) == 200);
     until("it is mended", || failed(0));
+}
+
+#[test]
+fn keys_are_fetched_from_a_url_and_stay_when_it_is_gone() {
+    let dir = TempDir::new().unwrap();
+    let ca = |args: &[&str]| {
+        let mut quorate = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        let ended = quorate.arg("ca").args(args).current_dir(dir.path()).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    };
+    ca(&["init", "--dir", "ca"]);
+    ca(&["issue", "--dir", "ca", "--node", "n1", "--host", "127.0.0.1", "--out", "certs"]);
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    // The issuer's web server: a node of another cluster, which has no keys yet.
+    let tls = format!(
+        "[client_tls]\nmode = \"accept\"\ncert = {:?}\nkey = {:?}\n",
+        path("certs/n1.pem"),
+        path("certs/n1.key")
+    );
+    let mut web = Cluster::start_with(1, "the-issuers", &tls);
+    let set = |issuers: &[&Issuer]| {
+        let file = dir.path().join("keys.json");
+        publish(&file, issuers);
+        fs::read_to_string(file).unwrap()
+    };
+    let url = format!("https://{}/kv/jwt/keys", web.nodes[0].client_addr);
+    let cluster = start_at(&url, &format!("ca = {:?}", path("ca/ca.pem")));
+    let node = &cluster.nodes[0];
+    let (old, new) = (Issuer::new("old"), Issuer::new("new"));
+    let groups = json!({"groups": "shop"});
+    let (of_old, of_new) = (old.token("alice", &groups, 600), new.token("alice", &groups, 600));
+    get(node, &of_old, "/auth/whoami").assert_problem(503, "auth_stale");
+    let put = |web: &Cluster, keys: &str| {
+        assert_eq!(web.nodes[0].send(&Request::put("/kv/jwt/keys", keys)).status, 204);
+    };
+    let status = |token: &str| get(node, token, "/auth/whoami").status;
+    put(&web, &set(&[&old]));
+    node.signal("HUP");
+    until("the keys are known", || status(&of_old) == 200);
+    // A token that names an unknown key has the node look again, though not at once.
+    put(&web, &set(&[&new]));
+    until("the new key is known", || status(&of_new) == 200);
+    assert_eq!(status(&of_old), 401);
+    web.nodes[0].kill();
+    node.signal("HUP");
+    let metrics = || get(node, &operator(), "/metrics").text();
+    until("it is told", || metrics().contains("quorate_jwt_keys_read_failed 1\n"));
+    assert_eq!(status(&of_new), 200);
 }
