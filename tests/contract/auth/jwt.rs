@@ -219,6 +219,8 @@ fn keys_are_fetched_from_a_url_and_stay_when_it_is_gone() {
         path("certs/n1.key")
     );
     let mut web = Cluster::start_with(1, "the-issuers", &tls);
+    let bucket = Request::json("PUT", "/buckets/jwt", r#"{"conflicts": "lww"}"#);
+    assert_eq!(web.nodes[0].send(&bucket).status, 200);
     let set = |issuers: &[&Issuer]| {
         let file = dir.path().join("keys.json");
         publish(&file, issuers);
