@@ -174,12 +174,13 @@ impl Monitor {
                 let epoch = node.epoch().number;
                 seen.rows.insert(place, SeenRow { object, homes, changes, losses, reaped, epoch });
             }
-            let SeenRow { object, homes, changes: before, losses, reaped: _, epoch: seen_in } =
-                before.filter(|_| is_gone)?;
+            let before = before.filter(|_| is_gone)?;
             let epoch = node.epoch().number;
             // If n or the layout was changed and changed back, others were home replicas in between.
-            let is_settled = before == changes && seen_in == epoch;
-            Some(Gone { from: node.me, key, object, homes, losses, is_settled, epoch })
+            let is_settled = before.changes == changes && before.epoch == epoch;
+            let has_reaped = node.reaped.load(Relaxed) > before.reaped;
+            let SeenRow { object, homes, losses, .. } = before;
+            Some(Gone { from: node.me, key, object, homes, losses, is_settled, has_reaped, epoch })
         });
         gone.collect()
     }

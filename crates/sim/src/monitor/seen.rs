@@ -68,6 +68,8 @@ pub(super) struct Gone {
     pub(super) losses: Vec<(u64, u64)>,
     /// Whether neither any n nor the layout has changed meanwhile.
     pub(super) is_settled: bool,
+    /// Whether the node has reaped something meanwhile.
+    pub(super) has_reaped: bool,
     /// In which epoch it is gone.
     pub(super) epoch: u64,
 }
@@ -85,9 +87,11 @@ impl Gone {
         self.homes.contains(&self.from)
     }
 
-    /// Whether it is a tombstone of the node's own.
+    /// Whether it is a tombstone of the node's own that was reaped. One that is gone from a node that has reaped
+    /// nothing was handed over, if the node was no home replica for a while.
     pub(super) fn is_reaped(&self) -> bool {
-        self.is_owned() && self.object.is_deleted()
+        let is_own = self.is_owned() && (self.is_settled || self.has_reaped);
+        is_own && self.object.is_deleted()
     }
 }
 
