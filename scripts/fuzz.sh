@@ -6,7 +6,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'HELP'
-Usage: scripts/fuzz.sh [--seconds N] [--keep] [TARGET...]
+Usage: scripts/fuzz.sh [--seconds N | --runs N] [--keep] [TARGET...]
 
 Feeds the readers of crates/protocol with bytes by libFuzzer, guided by coverage, from the corpus in
 crates/protocol/fuzz/corpus. The targets: frames, handshakes, messages, objects, records, texts; all by default.
@@ -15,6 +15,7 @@ Heads, paths, queries and headers of HTTP are tried by the tests of the node; fo
   PROPTEST_CASES=1000000 cargo test --release --workspace --lib -- hostile framing::random
 
   --seconds N  how long, for each target (default 60)
+  --runs N     how many inputs, for each target, however long it takes
   --keep       add what reached new code to the corpus
   --help       this text
 
@@ -24,10 +25,11 @@ An input that breaks something is left in target/fuzz, and its name printed.
 HELP
 }
 
-seconds=60 keep=0 targets=()
+seconds=60 runs='' keep=0 targets=()
 while (($#)); do
     case $1 in
         --seconds) seconds=${2:?--seconds needs a number}; shift ;;
+        --runs) runs=${2:?--runs needs a number}; shift ;;
         --keep) keep=1 ;;
         --help|-h) usage; exit ;;
         frames|handshakes|messages|objects|records|texts) targets+=("$1") ;;
@@ -36,6 +38,8 @@ while (($#)); do
     shift
 done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "--seconds needs a whole number from 1, not $seconds"
+[[ $runs =~ ^([1-9][0-9]*)?$ ]] || die "--runs needs a whole number from 1, not $runs"
+if [[ -n $runs ]]; then bound=-runs=$runs for="$runs inputs"; else bound=-max_total_time=$seconds for="$seconds s"; fi
 ((${#targets[@]})) || targets=(frames handshakes messages objects records texts)
 cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed: cargo install cargo-fuzz"
 rustup toolchain list 2>/dev/null | grep -q '^nightly' ||
@@ -63,8 +67,8 @@ pack() {
 for target in "${targets[@]}"; do
     known=$(mktemp -d) found=$(mktemp -d)
     unpack "$target" "$known"
-    say "$target: $seconds s"
-    "$programs/$target" "$found" "$known" -max_total_time="$seconds" -max_len=2048 -rss_limit_mb=2048 \
+    say "$target: $for"
+    "$programs/$target" "$found" "$known" "$bound" -max_len=2048 -rss_limit_mb=2048 \
         -artifact_prefix="$out/$target-" -print_final_stats=1 >"$out/$target.log" 2>&1 ||
         die "$target failed; the input and what it broke are named at the end of $out/$target.log"
     grep -h 'stat::number_of_executed_units\|stat::new_units_added' "$out/$target.log" | sed 's/stat::/  /'

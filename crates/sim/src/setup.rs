@@ -87,6 +87,8 @@ impl Fault {
 pub(crate) const BUCKET: &str = "bucket";
 /// Partitions of every cluster.
 const PARTITIONS: u32 = 8;
+/// Partitions of a cluster that is measured.
+const PARTITIONS_USUAL: u32 = 1024;
 /// The most keys of a run.
 const KEYS_MAX: usize = 100;
 /// The keys of all runs.
@@ -161,6 +163,9 @@ pub(crate) struct Setup {
     pub(crate) expired_age_ms: u64,
     /// Whether all machines crash at once when the cluster has healed.
     pub(crate) crashes_at_end: bool,
+    /// Whether nodes have the settings that ship, instead of hasty ones.
+    #[serde(default)]
+    pub(crate) as_shipped: bool,
 }
 
 /// One fault, and some of three others.
@@ -262,6 +267,7 @@ impl Setup {
             is_indexed: false,
             expired_age_ms: 0,
             crashes_at_end: true,
+            as_shipped: false,
         }
     }
 
@@ -308,6 +314,7 @@ impl Setup {
             is_indexed: false,
             expired_age_ms: 0,
             crashes_at_end: dice.percent(50),
+            as_shipped: false,
         }
     }
 
@@ -450,7 +457,7 @@ impl Setup {
         let members: Vec<_> = (1..=self.nodes)
             .map(|at| json!({ "name": name(at), "peer_addr": format!("{}:1", name(at)), "zone": name(at) }))
             .collect();
-        let config = json!({
+        let mut config = json!({
             "cluster_id": "simulated",
             "cluster_keys": ["2a".repeat(32)],
             "node": name(number),
@@ -467,6 +474,12 @@ impl Setup {
                 "expire_ms": expire_ms, "expired_age_ms": self.expired_age_ms },
             "storage": { "row_cache_bytes": 65_536, "disk_free_bytes_min": 1_048_576 },
         });
+        if self.as_shipped
+            && let Some(settings) = config.as_object_mut()
+        {
+            ["timeouts", "anti_entropy", "deletes"].map(|hasty| settings.remove(hasty));
+            config["layout"]["partitions"] = json!(PARTITIONS_USUAL);
+        }
         match serde_json::from_value::<Config>(config) {
             Ok(config) => config,
             Err(error) => panic!("the simulator's configuration: {error}"),
