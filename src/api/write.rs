@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, ETAG};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use quorate_protocol::access::Action;
 use quorate_protocol::bucket::Conflicts;
@@ -30,6 +30,9 @@ use super::{body, refusal, types};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, WriteOutcome};
 use quorate_engine::ops::explain::Facts;
+
+/// The headers of most answers, with those that every answer has: what is made for them need not grow.
+const HEADERS_USUAL: usize = 8;
 
 /// What a write puts there.
 pub(super) enum Change {
@@ -263,6 +266,7 @@ impl<'a> WriteRequest<'a> {
     fn without_values(&self, contexts: &ContextKeys, written: &WrittenAnswer) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
+        *response.headers_mut() = HeaderMap::with_capacity(HEADERS_USUAL);
         if let Some(seen) = &written.seen {
             let headers = response.headers_mut();
             headers.insert(CONTEXT, represent::context(contexts, &self.key, seen));

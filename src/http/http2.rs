@@ -143,7 +143,8 @@ struct Spawner {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
     fn execute(&self, work: F) {
         let pace = Arc::new(Pace::default());
-        let work = self.lease.clone().hold(pace::along(pace.clone(), work));
+        // In memory of its own: each of the futures around it would take twice its size.
+        let work = self.lease.clone().hold(pace::along(pace.clone(), Box::pin(work)));
         let open = Open::new(self.open.clone());
         let stall = self.stall;
         tokio::spawn(async move {

@@ -477,7 +477,9 @@ impl Setup {
         if self.as_shipped
             && let Some(settings) = config.as_object_mut()
         {
-            ["timeouts", "anti_entropy", "deletes"].map(|hasty| settings.remove(hasty));
+            for hasty in ["timeouts", "anti_entropy", "deletes"] {
+                settings.remove(hasty);
+            }
             config["layout"]["partitions"] = json!(PARTITIONS_USUAL);
         }
         match serde_json::from_value::<Config>(config) {

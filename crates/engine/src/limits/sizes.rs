@@ -3,7 +3,7 @@
 //! A lock-free table of fixed size; a key that maps to an occupied slot replaces its entry. It may
 //! be wrong about a key: the only cost is that an object is requested twice.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use quorate_protocol::name::Key;
 use xxhash_rust::xxh3::xxh3_64;
@@ -19,18 +19,27 @@ pub const IN_PLACE_BYTES_MAX: usize = 256 << 10;
 /// The most keys remembered. A power of two. At 8 bytes each the table takes 128 KiB.
 const PLACES: usize = 1 << 14;
 
-/// The table. Each slot holds half of a key's hash and the length of its object.
-pub struct Sizes(Box<[AtomicU64]>);
+/// The table.
+pub struct Sizes {
+    /// Each slot holds half of a key's hash and the length of its object.
+    places: Box<[AtomicU64]>,
+    /// Whether any object has ever been large: most stores have none, and need not look.
+    has_any: AtomicBool,
+}
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self((0..PLACES).map(|_| AtomicU64::new(0)).collect())
+        let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
+        Self { places, has_any: AtomicBool::new(false) }
     }
 }
 
 impl Sizes {
     /// The length of a key's object in bytes if it is known to be large, else 0.
     pub fn of(&self, key: &Key) -> usize {
+        if !self.has_any.load(Relaxed) {
+            return 0;
+        }
         let (place, mark) = self.place(key);
         let found = place.load(Relaxed);
         if found >> 32 == mark { found as u32 as usize } else { 0 }
@@ -38,8 +47,13 @@ impl Sizes {
 
     /// Records the encoded length of a key's object.
     pub fn saw(&self, key: &Key, bytes: usize) {
+        let is_large = bytes > LARGE_BYTES;
+        if !is_large && !self.has_any.load(Relaxed) {
+            return;
+        }
         let (place, mark) = self.place(key);
-        if bytes > LARGE_BYTES {
+        if is_large {
+            self.has_any.store(true, Relaxed);
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             place.store(mark << 32 | u64::from(bytes), Relaxed);
         } else if place.load(Relaxed) >> 32 == mark {
@@ -50,7 +64,7 @@ impl Sizes {
     fn place(&self, key: &Key) -> (&AtomicU64, u64) {
         let hash = xxh3_64(key.as_bytes());
         // Never 0, which marks an empty slot.
-        (&self.0[hash as usize % PLACES], hash >> 32 | 1)
+        (&self.places[hash as usize % PLACES], hash >> 32 | 1)
     }
 }
 

@@ -269,8 +269,8 @@ fn asks_for_large(message: &WithPayload<Message>) -> bool {
 /// Whether the row to read or merge is so large that it takes long even in memory.
 fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
     if let Message::Data(Data::Read { key, .. }) = &message.head {
-        let known = node.bounds.sizes.of(key);
-        return asks_for_large(message) && (known == 0 || known > IN_PLACE_BYTES_MAX);
+        let may_be = |known: usize| known == 0 || known > IN_PLACE_BYTES_MAX;
+        return asks_for_large(message) && may_be(node.bounds.sizes.of(key));
     }
     matches!(message.head, Message::Data(Data::Store { .. })) && message.payload.len() > LARGE_BYTES
 }
