@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::path;
 use super::problem::{Kind, Problem};
 use super::query::Params;
+use super::request_id::RequestId;
 use super::route::{Needs, Of, Route};
 use super::who::{Who, forbidden};
 use crate::audit::Audit;
@@ -47,7 +48,7 @@ pub(crate) struct Access {
 #[derive(Clone, Debug)]
 pub(super) struct Arrival {
     pub(super) at: Instant,
-    pub(super) id: HeaderValue,
+    pub(super) id: RequestId,
     pub(super) connection: Connection,
 }
 

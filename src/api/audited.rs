@@ -68,7 +68,7 @@ fn line(
     let mut say = |name: &str, value: Value| drop(line.insert(name.to_owned(), value));
     say("time_ms", json!(node.now().0));
     say("node", json!(node.me));
-    say("request_id", json!(arrival.id.to_str().unwrap_or_default()));
+    say("request_id", json!(arrival.id.to_string()));
     say("peer", json!(arrival.connection.peer));
     say("who", json!(who.as_ref().map_or("unknown", Who::name)));
     if let Some(Who::Token(found)) = who {

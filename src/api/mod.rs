@@ -51,6 +51,7 @@ mod query;
 mod rates;
 mod refusal;
 mod represent;
+mod request_id;
 mod request_trace;
 mod ring;
 mod route;
@@ -80,6 +81,7 @@ pub(crate) use self::access::Access;
 use self::access::{Arrival, Connection};
 use self::headers::{EPOCH, REQUEST_ID};
 use self::problem::Problem;
+use self::request_id::RequestId;
 use self::request_trace::RequestTrace;
 use self::route::{Route, Shared};
 use self::unread::Unread;
@@ -160,7 +162,7 @@ impl Api {
     /// A head that is rejected, as a problem, and counted.
     fn problem_of(&self, why: HeadError) -> Problem {
         let problem = Problem::from(why)
-            .header(REQUEST_ID, request_trace::new_id())
+            .header(REQUEST_ID, RequestId::new().header())
             .header(EPOCH, self.epoch());
         self.node().metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
         problem
