@@ -13,7 +13,8 @@
 //! course of a run, `client` who asks, `follower` who is told of changes, `faults` what goes wrong, and
 //! `operators` what they change meanwhile; `record` is what clients saw, `monitor` what happens on the disks,
 //! `records` which layouts nodes follow,
-//! and `judge` the end. [`histories`] are runs whose steps were written by hand; [`scale`] measures large clusters.
+//! and `judge` the end. [`histories`] are runs whose steps were written by hand; [`scale`] measures large
+//! clusters.
 //!
 //! With the feature `mutations`, deliberate bugs are compiled into the node
 //! ([`quorate_protocol::mutation`]): a run can switch one on, and must be found broken.

@@ -118,8 +118,8 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     true
 }
 
-/// The same from one node. Most nodes keep none at all, which they say once they have answered for one target:
-/// then nothing that began in an earlier epoch is under way there, which could still become a hint.
+/// The same from one node. Most keep none at all, which they say once they have answered for one target: then
+/// nothing that began in an earlier epoch is under way there, which could still become a hint.
 async fn fetch_hints_of(node: &Arc<Node>, view: &ClusterView, other: NodeId) -> bool {
     for (place, target) in view.nodes().enumerate() {
         if !fetch_all(node, other, Rows::HintsFor(target)).await {

@@ -32,7 +32,7 @@ async fn a_row_that_is_owned_again(scene: &mut Scene) -> Played {
         scene.pass(Duration::from_millis(after_ms)).await;
         scene.set_n(last, 3).await?;
         scene.must_keep(last, Duration::from_millis(3 * LATENCY_MS)).await?;
-        scene.pass(Duration::from_millis(LOOK_EVERY_MS)).await; // it is filled, should it have dropped its row
+        scene.pass(Duration::from_millis(LOOK_EVERY_MS)).await; // so that it is filled
     }
     Ok(())
 }

@@ -87,8 +87,8 @@ impl Gone {
         self.homes.contains(&self.from)
     }
 
-    /// Whether it is a tombstone of the node's own that was reaped. One that is gone from a node that has reaped
-    /// nothing was handed over, if the node was no home replica for a while.
+    /// Whether it is a tombstone of the node's own that was reaped. One that is gone from a node that has
+    /// reaped nothing was handed over, if the node was no home replica for a while.
     pub(super) fn is_reaped(&self) -> bool {
         let is_own = self.is_owned() && (self.is_settled || self.has_reaped);
         is_own && self.object.is_deleted()
