@@ -112,7 +112,6 @@ mutations_are_found! {
         joint_write_new_only: JointWriteNewOnly about Some(Focus::Layouts), from 1,
         joint_read_new_only: JointReadNewOnly about Some(Focus::Layouts), from 1,
         new_home_ready_at_once: NewHomeReadyAtOnce about Some(Focus::Layouts), from 1,
-        leaving_keeps_hints: LeavingKeepsHints about Some(Focus::Layouts), from 1001,
         reap_without_joiner: ReapWithoutJoiner about Some(Focus::Layouts), from 1,
         hint_not_counted: HintNotCounted about Some(Focus::Copies), from 1,
     }

@@ -58,6 +58,7 @@ pub const HISTORIES: &[History] = &[
     moves::A_HINT_FOR_A_DEAD_NODE,
     moves::A_DEAD_NODE_THAT_RETURNS,
     moves::A_DEAD_NODE_AMONG_THE_LIVING,
+    moves::A_NODE_THAT_IS_LET_GO,
     epochs::AN_END_THAT_SOME_MISS,
     epochs::A_NODE_THAT_SLEPT,
     epochs::A_MERGE_THAT_HANGS,

@@ -175,3 +175,37 @@ async fn a_dead_node_among_the_living(scene: &mut Scene) -> Played {
     write.into_iter().for_each(|write| scene.must_show(&shown, write)); // if it did not
     Ok(())
 }
+
+/// A node that leaves is let go, does not hear of it, and is asked to write while it reaches no other node: it
+/// must keep nothing, since nobody will ask it any more.
+pub(super) const A_NODE_THAT_IS_LET_GO: History = History {
+    name: "a-node-that-is-let-go",
+    about: "a node that leaves is let go without hearing of it, and is asked to write",
+    finds: &[(Mutation::LeavingKeepsHints, "no_false_absence")],
+    settings: |setup| {
+        with_a_spare(setup); // so that machines that were removed are switched off
+        setup.nodes = 12;
+    },
+    play: |scene| Box::pin(a_node_that_is_let_go(scene)),
+};
+
+async fn a_node_that_is_let_go(scene: &mut Scene) -> Played {
+    let [one, ..] = scene.homes()?;
+    let leaving = scene.bystander(one)?;
+    scene.write(one, 3).await?;
+    scene.set_latency(20); // the record is on its way for so long
+    scene.change(one, Change::Remove(&[leaving])).await?;
+    let others = scene.others(&[leaving]);
+    let is_let_go = |scene: &Scene| others.iter().any(|at| scene.epoch(*at) == 4);
+    scene.at_once("it is let go", is_let_go).await?;
+    scene.cut_off(leaving);
+    must(scene.epoch(leaving) == 3, "it has not heard of it")?;
+    scene.pass(Duration::from_secs(5)).await; // it takes all others for down
+    let write = scene.write_sloppy(leaving, 1).await; // which it should refuse
+    scene.mend();
+    scene.pass(Duration::from_secs(5)).await;
+    let shown = scene.read(one, 2).await;
+    must(shown.is_some(), "the home replicas answer")?;
+    write.into_iter().for_each(|write| scene.must_show(&shown, write)); // if it did not
+    Ok(())
+}
