@@ -176,8 +176,8 @@ async fn a_dead_node_among_the_living(scene: &mut Scene) -> Played {
     Ok(())
 }
 
-/// A node that leaves is let go, does not hear of it, and is asked to write while it reaches no other node: it
-/// must keep nothing, since nobody will ask it any more.
+/// A node that leaves is let go, does not hear of it, and is asked to write while it reaches no other node.
+/// It must keep nothing, since nobody will ask it any more.
 pub(super) const A_NODE_THAT_IS_LET_GO: History = History {
     name: "a-node-that-is-let-go",
     about: "a node that leaves is let go without hearing of it, and is asked to write",
