@@ -44,10 +44,11 @@ pub(crate) async fn work(
         if stop.load(Relaxed) {
             return;
         }
-        let key = format!("/kv/rolling/{client}-{}", turn % 50);
+        // A sloppy read may miss a write that a fallback stands in for.
+        let key = format!("/kv/rolling/{client}-{}?sloppy=false", turn % 50);
         let value = turn.to_string();
         let put = send(cluster, client + turn, |number| {
-            cluster.at(number).put(&format!("{key}?return_body=true")).value(value.clone())
+            cluster.at(number).put(&format!("{key}&return_body=true")).value(value.clone())
         });
         let put = put.await;
         assert!([200, 300].contains(&put.status), "{key}: {} {}", put.status, put.text());
