@@ -27,24 +27,21 @@ impl Cluster {
     /// An operator at this machine changes the bucket's n.
     pub(crate) fn change_n(&self, machine: &Machine) {
         if machine.process().is_some() {
-            drop(self.set_n(machine, self.world.between(2, 3) as u16));
+            self.set_n(machine, self.world.between(2, 3) as u16);
         }
     }
 
-    /// An operator at this machine sets the bucket's n, and is told whether it is set.
-    pub(crate) fn set_n(&self, machine: &Machine, n: u16) -> oneshot::Receiver<bool> {
-        let (answers, answered) = oneshot::channel();
+    /// An operator at this machine sets the bucket's n.
+    pub(crate) fn set_n(&self, machine: &Machine, n: u16) {
         let key = self.setup.keys().into_iter().next();
         let bucket = key.and_then(|key| Bucket::parse(key.bucket()).ok());
-        let (Some(process), Some(bucket)) = (machine.process(), bucket) else { return answered };
+        let (Some(process), Some(bucket)) = (machine.process(), bucket) else { return };
         self.world.note(format_args!("{} sets n={n}", machine.name));
         let feed_retention_s = (self.setup.followers > 0).then_some(follower::RETENTION_S);
         let settings = Settings { n: Some(n), feed_retention_s, ..Settings::default() };
         process.tasks.spawn(async move {
-            let set = bucket_change::set(&process.node, bucket, settings).await;
-            let _ = answers.send(set.is_ok()); // whether or not somebody waits
+            drop(bucket_change::set(&process.node, bucket, settings).await);
         });
-        answered
     }
 
     /// An operator at this machine changes who is a member, or takes a change back. Now and then another one,

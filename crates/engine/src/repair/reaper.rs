@@ -232,12 +232,13 @@ async fn reap_here(
     let reaped = work::run(node, move |node| {
         let mut rows = 0;
         for (key, version) in &tombstones {
-            rows += u32::from(node.store.drop_row(view.home(key), key, *version)?);
+            let is_dropped = node.store.drop_row(view.home(key), key, *version)?;
+            node.reaped.fetch_add(is_dropped.into(), Relaxed); // as it is dropped, for who compares the two
+            rows += u32::from(is_dropped);
         }
         Ok(rows)
     });
     let rows = reaped.await?;
     node.store.durable().await?;
-    node.reaped.fetch_add(u64::from(rows), Relaxed);
     Ok(rows)
 }

@@ -338,7 +338,7 @@ impl Scene {
 
     /// An operator at this node sets n, and waits until that holds there.
     pub(super) async fn set_n(&self, at: NodeId, n: u16) -> Played {
-        drop(self.cluster.set_n(self.machine(at)?, n));
+        self.cluster.set_n(self.machine(at)?, n);
         let holds =
             |scene: &Self| scene.node(at).is_some_and(|node| node.view().n(self.key.bucket()) == n);
         self.at_once("n is set", holds).await
