@@ -37,6 +37,7 @@ use quorate_storage::{Error, MERGE_BATCH_ROWS, Source};
 use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
 use crate::cluster::view::ClusterView;
+use crate::membership::moves;
 use crate::node::Node;
 use crate::repair::anti_entropy::{Asking, Talk, Way, receive_key, repair_tree, way};
 use crate::repair::received;
@@ -109,12 +110,24 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     let others: Vec<NodeId> =
         node.peers.nodes().filter(|other| !down.contains(other) && !had.contains(other)).collect();
     for other in others {
-        for target in view.nodes() {
-            if !fetch_all(node, other, Rows::HintsFor(target)).await {
-                return false;
-            }
+        if !fetch_hints_of(node, &view, other).await {
+            return false;
         }
         had.insert(other);
+    }
+    true
+}
+
+/// The same from one node. Most keep none at all, which they say once they have answered for one target: then
+/// nothing that began in an earlier epoch is under way there, which could still become a hint.
+async fn fetch_hints_of(node: &Arc<Node>, view: &ClusterView, other: NodeId) -> bool {
+    for (place, target) in view.nodes().enumerate() {
+        if !fetch_all(node, other, Rows::HintsFor(target)).await {
+            return false;
+        }
+        if place == 0 && moves::progress_of(node, other).await.is_some_and(|it| it.hints == 0) {
+            return true;
+        }
     }
     true
 }
