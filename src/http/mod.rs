@@ -1,5 +1,6 @@
 //! The HTTP/1.1 server under the client and the peer port: connections, heads, idle clients.
 
+mod closing;
 pub(crate) mod descriptors;
 mod entrance;
 pub(crate) mod framing;

@@ -31,6 +31,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::http::closing;
 use crate::http::entrance::{NOT_SECURE, entered};
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::http::heads::{Heads, Patience};
@@ -266,7 +267,7 @@ pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bo
     while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
         take(stream);
     }
-    waiting(listener).into_iter().for_each(take);
+    closing::close(listener, take).await;
     tokio::select! {
         () = sleep(Duration::from_millis(bounds.last_call_ms)) => {}
         () = stop.all_gone() => {}
@@ -275,24 +276,6 @@ pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bo
     last_call.cancel();
     stop.connections.close();
     stop.connections.wait().await;
-}
-
-/// Closes a port. Returns the connections that the kernel has accepted on it: they must not be reset. The
-/// kernel itself is asked, since the runtime has not yet heard of those that came just now.
-fn waiting(listener: TcpListener) -> Vec<TcpStream> {
-    let mut waiting = Vec::new();
-    let Ok(listener) = listener.into_std() else { return waiting };
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let stream =
-                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                waiting.extend(stream);
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => return waiting, // there are no more, or no descriptors for them
-        }
-    }
 }
 
 /// Makes an idle connection close, if there is one, and takes its slot.

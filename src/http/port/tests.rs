@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 
 use axum::routing::get;
-use futures_util::FutureExt;
 use quorate_engine::config::{TlsConfig, TlsMode};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::*;
 use crate::tls::own_client;
@@ -24,22 +23,14 @@ struct Port {
 }
 
 async fn port(app: Router, connections_max: usize) -> Port {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
-    let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
-    Port { addr, stop, ended }
+    port_within(bounds(connections_max), app).await
 }
 
-/// Connections that the runtime has not heard of: it looks only between tasks.
-#[tokio::test]
-async fn a_closing_port_takes_what_the_kernel_has_accepted() {
+async fn port_within(bounds: Bounds, app: Router) -> Port {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    assert!(listener.accept().now_or_never().is_none());
-    let clients = [(); 3].map(|()| std::net::TcpStream::connect(addr).unwrap());
-    assert!(listener.accept().now_or_never().is_none(), "it has not looked");
-    assert_eq!(waiting(listener).len(), 3);
-    drop(clients);
+    let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
+    let ended = tokio::spawn(run(listener, app, bounds, stop.clone()));
+    Port { addr, stop, ended }
 }
 
 /// Says whether it was asked over TLS.
@@ -73,6 +64,36 @@ async fn an_app_knows_which_connections_speak_tls() {
         let answer = client.get(format!("{scheme}://{addr}/")).send().await.unwrap();
         assert_eq!(answer.text().await.unwrap(), told);
     }
+}
+
+/// Connects and asks, again and again, until the port takes no connection. Returns how many were cut off.
+fn ask_until_closed(addr: SocketAddr) -> usize {
+    use std::io::{Read, Write};
+    let mut cut_off = 0;
+    while let Ok(mut stream) = std::net::TcpStream::connect(addr) {
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let read = asked.and_then(|()| stream.read_to_string(&mut answer));
+        cut_off += usize::from(read.is_err() || !answer.ends_with("done"));
+    }
+    cut_off
+}
+
+/// Each port closes while clients connect to it, one after the other as fast as they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reaches_a_closing_port_is_answered() {
+    let bounds = Bounds { last_call_ms: LAST_CALL_MS, ..bounds(100) };
+    let mut clients = JoinSet::new();
+    for _ in 0..50 {
+        let port = port_within(bounds, Router::new().route("/", get(|| async { "done" }))).await;
+        for _ in 0..4 {
+            clients.spawn_blocking(move || ask_until_closed(port.addr));
+        }
+        sleep(Duration::from_millis(10)).await;
+        port.stop.begun.cancel();
+    }
+    let cut_off: usize = clients.join_all().await.into_iter().sum();
+    assert_eq!(cut_off, 0);
 }
 
 async fn ask(addr: SocketAddr) -> TcpStream {
