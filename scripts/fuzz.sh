@@ -8,11 +8,11 @@ usage() {
     cat <<'HELP'
 Usage: scripts/fuzz.sh [--seconds N | --runs N] [--keep] [TARGET...]
 
-Feeds the readers of crates/protocol with bytes by libFuzzer, guided by coverage, from the corpus in
-crates/protocol/fuzz/corpus. The targets: frames, handshakes, messages, objects, records, texts; all by default.
-Every run of the tests repeats the corpus, and bytes that differ a little from it (crates/protocol/tests/parsers.rs).
-Heads, paths, queries and headers of HTTP are tried by the tests of the node; for more of them than they do:
-  PROPTEST_CASES=1000000 cargo test --release --workspace --lib -- hostile framing::random
+Feeds what reads bytes from outside with bytes by libFuzzer, guided by coverage. The targets, all by default:
+  frames handshakes messages objects records texts   of peers and of the disk, crates/protocol/fuzz
+  bodies datagrams heads issuers                     of clients, gossip and issuers of tokens, tests/fuzz; these need
+                                                     RocksDB once more, which takes the first build half an hour
+The corpus is beside them, one input a line. Every run of the tests repeats it, and bytes that differ a little from it.
 
   --seconds N  how long, for each target (default 60)
   --runs N     how many inputs, for each target, however long it takes
@@ -33,6 +33,7 @@ while (($#)); do
         --keep) keep=1 ;;
         --help|-h) usage; exit ;;
         frames|handshakes|messages|objects|records|texts) targets+=("$1") ;;
+        bodies|datagrams|heads|issuers) targets+=("$1") ;;
         *) usage >&2; die "unknown argument: $1" ;;
     esac
     shift
@@ -40,23 +41,32 @@ done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "--seconds needs a whole number from 1, not $seconds"
 [[ $runs =~ ^([1-9][0-9]*)?$ ]] || die "--runs needs a whole number from 1, not $runs"
 if [[ -n $runs ]]; then bound=-runs=$runs for="$runs inputs"; else bound=-max_total_time=$seconds for="$seconds s"; fi
-((${#targets[@]})) || targets=(frames handshakes messages objects records texts)
+((${#targets[@]})) || targets=(frames handshakes messages objects records texts bodies datagrams heads issuers)
 cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed: cargo install cargo-fuzz"
 rustup toolchain list 2>/dev/null | grep -q '^nightly' ||
     die "a nightly compiler is needed: rustup toolchain install nightly"
 
-cd "$ROOT/crates/protocol/fuzz"
 out=$TARGET/fuzz
 mkdir -p "$out"
-cargo +nightly fuzz build --fuzz-dir . --sanitizer none --target-dir "$out/build"
-programs=$(dirname -- "$(find "$out/build" -path '*/release/frames' -type f | head -n 1)")
+
+# The crate of a target: it has the corpus too.
+crate_of() {
+    case $1 in
+        bodies|datagrams|heads|issuers) echo "$ROOT/tests/fuzz" ;;
+        *) echo "$ROOT/crates/protocol/fuzz" ;;
+    esac
+}
+
+build() {
+    (cd "$1" && cargo +nightly fuzz build --fuzz-dir . --sanitizer none --target-dir "$out/build")
+}
 
 # The corpus has one input a line, in hexadecimal; the fuzzer wants one a file.
 unpack() {
     local at=0 line
     while read -r line; do
         printf '%b' "$(sed 's/../\\x&/g' <<<"$line")" >"$2/$((at++))"
-    done <"corpus/$1.hex"
+    done <"$(crate_of "$1")/corpus/$1.hex"
 }
 
 pack() {
@@ -64,7 +74,11 @@ pack() {
         while IFS= read -r -d '' file; do od -An -v -tx1 "$file" | tr -d ' \n'; echo; done | sort -u
 }
 
+for crate in $(for target in "${targets[@]}"; do crate_of "$target"; done | sort -u); do build "$crate"; done
+programs=$(dirname -- "$(find "$out/build" -path "*/release/${targets[0]}" -type f | head -n 1)")
+
 for target in "${targets[@]}"; do
+    corpus=$(crate_of "$target")/corpus/$target.hex
     known=$(mktemp -d) found=$(mktemp -d)
     unpack "$target" "$known"
     say "$target: $for"
@@ -73,8 +87,8 @@ for target in "${targets[@]}"; do
         die "$target failed; the input and what it broke are named at the end of $out/$target.log"
     grep -h 'stat::number_of_executed_units\|stat::new_units_added' "$out/$target.log" | sed 's/stat::/  /'
     if ((keep)); then
-        { cat "corpus/$target.hex"; pack "$found"; } | sort -u >"$out/corpus"
-        mv "$out/corpus" "corpus/$target.hex"
+        { cat "$corpus"; pack "$found"; } | sort -u >"$out/corpus"
+        mv "$out/corpus" "$corpus"
     fi
     rm -rf "$known" "$found"
 done

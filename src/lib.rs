@@ -9,6 +9,8 @@ mod api;
 mod audit;
 pub mod cli;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod gossip;
 mod host;
 mod http;

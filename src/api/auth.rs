@@ -31,7 +31,7 @@ const EXPIRES_IN_MS_MAX: u64 = 10 * 366 * 86_400_000;
 /// A token as a client asks for it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+pub(super) struct Asked {
     name: String,
     scopes: Vec<Scope>,
     expires_in_ms: Option<u64>,

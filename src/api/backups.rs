@@ -36,13 +36,13 @@ const PIECE_BYTES: usize = 256 << 10;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MakeBody {
+pub(super) struct MakeBody {
     name: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct HoldBody {
+pub(super) struct HoldBody {
     ms: u64,
 }
 

@@ -81,8 +81,8 @@ pub(super) async fn run(gate: Gate, request: Request) -> Answer {
 /// A batch as a client sends it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
-    operations: Vec<Item>,
+pub(super) struct Document {
+    pub(super) operations: Vec<Item>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -98,7 +98,7 @@ enum Op {
 /// One operation. What it says in addition is what the request alone says in headers and body.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Item {
+pub(super) struct Item {
     op: Op,
     bucket: String,
     key: String,
@@ -159,7 +159,8 @@ async fn carry_out(
 }
 
 impl Item {
-    fn route(&self) -> &'static Route {
+    /// The route of the request that it stands for.
+    pub(super) fn route(&self) -> &'static Route {
         match self.op {
             Op::Get => &routes::GET_KEY,
             Op::Put => &routes::PUT_KEY,
@@ -168,7 +169,11 @@ impl Item {
         }
     }
 
-    fn into_request(self, route: &Route, query: &str) -> Result<Request, Problem> {
+    /// The request that it stands for.
+    ///
+    /// # Errors
+    /// 400 that names what does not fit the operation.
+    pub(super) fn into_request(self, route: &Route, query: &str) -> Result<Request, Problem> {
         let bad = |detail: String| Problem::new(Kind::BadBody, detail);
         let method = match self.op {
             Op::Get => Method::GET,

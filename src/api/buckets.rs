@@ -159,7 +159,7 @@ impl From<BucketsError> for Problem {
 }
 
 /// Properties as a client sends them. Deserialized by hand, so that every error names its property.
-struct Wanted {
+pub(super) struct Wanted {
     settings: Settings,
     /// Whether the type is said to be none.
     is_untyped: bool,

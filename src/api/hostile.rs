@@ -1,35 +1,13 @@
 //! Whatever comes in a path, a query or a header: an answer in the client's error class, or its meaning, and
 //! never a panic. `PROPTEST_CASES` sets how many are tried (`scripts/fuzz.sh --help`).
 
-use axum::http::header::{ACCEPT, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+};
 use axum::http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
-use super::conditions::{self, ReadConditions};
-use super::problem::Problem;
-use super::query::Params;
-use super::{multipart, path};
-
-/// All parameters that any route takes.
-const PARAMETERS: [&str; 17] = [
-    "n",
-    "r",
-    "w",
-    "timeout_ms",
-    "sloppy",
-    "return_body",
-    "explain",
-    "slow",
-    "sibling",
-    "bucket",
-    "limit",
-    "cursor",
-    "prefix",
-    "node",
-    "partition",
-    "epoch",
-    "phase",
-];
+use super::{fuzzed, path};
 
 /// Text of the characters that parsers look for, and of any others.
 fn text() -> impl Strategy<Value = String> {
@@ -40,10 +18,6 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-fn is_the_clients(problem: &Problem) -> bool {
-    problem.status().is_client_error()
-}
-
 /// A character as a path carries it.
 fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("%{byte:02x}")).collect()
@@ -52,12 +26,7 @@ fn escaped(bytes: &[u8]) -> String {
 proptest! {
     #[test]
     fn paths(rest in text()) {
-        prop_assert!(path::key(&rest).is_ok() || path::key(&rest).as_ref().is_err_and(is_the_clients));
-        prop_assert!(path::bucket(&rest).is_ok() || path::bucket(&rest).as_ref().is_err_and(is_the_clients));
-        // What permission is looked at by is what is done.
-        if let (Ok(key), Some((bucket, name))) = (path::key(&rest), path::place(&rest)) {
-            prop_assert_eq!((key.bucket(), key.key().as_bytes()), (&*bucket, &*name));
-        }
+        fuzzed::place(&rest);
     }
 
     #[test]
@@ -69,23 +38,25 @@ proptest! {
     }
 
     #[test]
-    fn queries(raw in text(), name in 0..PARAMETERS.len(), value in text()) {
-        for query in [raw, format!("{}={value}", PARAMETERS[name])] {
-            let parsed = Params::parse(Some(&query), &PARAMETERS);
-            prop_assert!(parsed.as_ref().is_ok() || parsed.as_ref().is_err_and(is_the_clients));
+    fn queries(raw in text(), name in any::<prop::sample::Index>(), value in text()) {
+        let known = fuzzed::parameters();
+        for query in [raw, format!("{}={value}", name.get(&known))] {
+            fuzzed::query(&query, &known);
         }
     }
 
     #[test]
     fn conditions_and_accept(bytes in prop::collection::vec(any::<u8>(), 0..60), text in text()) {
         for value in [HeaderValue::from_bytes(&bytes), HeaderValue::from_str(&text)].into_iter().flatten() {
-            multipart::is_preferred(Some(&value));
-            for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, ACCEPT] {
-                let headers = HeaderMap::from_iter([(name, value.clone())]);
-                let read = ReadConditions::parse(&headers);
-                prop_assert!(read.is_ok() || read.as_ref().err().is_some_and(is_the_clients));
-                let write = conditions::condition(&headers);
-                prop_assert!(write.is_ok() || write.as_ref().is_err_and(is_the_clients));
+            for name in [
+                IF_MATCH,
+                IF_NONE_MATCH,
+                IF_MODIFIED_SINCE,
+                IF_UNMODIFIED_SINCE,
+                ACCEPT,
+                AUTHORIZATION,
+            ] {
+                fuzzed::fields(&HeaderMap::from_iter([(name, value.clone())]));
             }
         }
     }

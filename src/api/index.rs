@@ -43,13 +43,20 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
 }
 
 /// The bucket and the index in the path after the route.
-fn place(rest: &str) -> Result<(Bucket, IndexName), Problem> {
+///
+/// # Errors
+/// 400 `bad_path`.
+pub(super) fn place(rest: &str) -> Result<(Bucket, IndexName), Problem> {
     let (bucket, index) = rest.split_once('/').unwrap_or((rest, ""));
     let index = IndexName::parse(index).map_err(|error| Problem::bad_path(error.to_string()))?;
     Ok((path::bucket(bucket)?, index))
 }
 
-fn range(index: IndexName, params: &Params) -> Result<IndexRange, Problem> {
+/// The range that the parameters name.
+///
+/// # Errors
+/// 400 that names the parameter.
+pub(super) fn range(index: IndexName, params: &Params) -> Result<IndexRange, Problem> {
     let end = |name: &str, text: &Option<String>| -> Result<Option<IndexValue>, Problem> {
         let Some(text) = text else { return Ok(None) };
         let value = index.value(text);

@@ -3,7 +3,7 @@
 mod progress;
 mod refused;
 mod show;
-mod wanted;
+pub(super) mod wanted;
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -29,6 +29,8 @@ mod distrusted;
 mod events;
 mod explain;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod gate;
 mod headers;
 mod health;

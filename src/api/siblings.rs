@@ -69,9 +69,9 @@ fn key_of(cursor: &str, params: &Params) -> Result<Key, Problem> {
 /// How a client resolves a conflict.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Resolution {
+pub(super) struct Resolution {
     /// The dot of the sibling to keep.
-    keep: Option<String>,
+    pub(super) keep: Option<String>,
     /// Or a new value.
     value: Option<String>,
     /// `base64` if `value` is encoded.
@@ -136,7 +136,7 @@ fn fits(ask: &WriteRequest<'_>, node: &Node) -> Result<(), Problem> {
     Ok(())
 }
 
-fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
+pub(super) fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
     let Resolution { keep: _, value, encoding, content_type } = resolution;
     if value.is_some() || encoding.is_some() || content_type.is_some() {
         return Err(Problem::new(Kind::BadBody, "\"keep\" cannot be combined with other members"));
@@ -173,7 +173,10 @@ async fn kept(
     Ok((sibling.metadata.clone(), sibling.value.clone(), lifetime))
 }
 
-fn new_value(parts: &Parts, resolution: Resolution) -> Result<(Metadata, Option<Bytes>), Problem> {
+pub(super) fn new_value(
+    parts: &Parts,
+    resolution: Resolution,
+) -> Result<(Metadata, Option<Bytes>), Problem> {
     let wrong = |detail: &str| Problem::new(Kind::BadBody, detail);
     let text =
         resolution.value.ok_or_else(|| wrong("needs \"keep\": a dot, or \"value\": text"))?;

@@ -205,7 +205,7 @@ fn fits(ask: &WriteRequest<'_>, node: &Node) -> Result<DataType, Problem> {
 ///
 /// # Errors
 /// 400 with the position and the reason.
-fn parse(data_type: DataType, text: &[u8]) -> Result<Operation, Problem> {
+pub(super) fn parse(data_type: DataType, text: &[u8]) -> Result<Operation, Problem> {
     let operation = match data_type {
         DataType::Counter => {
             let Increment { increment } = body::parse_json(text)?;

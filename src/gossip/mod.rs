@@ -9,6 +9,8 @@
 //! The same loop re-evaluates several times a second which peers are suspected, since gossip is one
 //! of the inputs.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod seal;
 pub(crate) mod transport;
 

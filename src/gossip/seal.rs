@@ -92,9 +92,16 @@ impl Seal {
         let nonce = XNonce::from(*nonce);
         let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, self.payload(sealed)).ok();
         let plain = self.ciphers.iter().find_map(open).ok_or(Broken::Stranger)?;
-        let (header, message) =
-            postcard::take_from_bytes::<Header>(&plain).map_err(|_| Broken::Malformed)?;
+        let (header, message) = Self::read(&plain)?;
         Ok((header, message.to_vec()))
+    }
+
+    /// Reads what was sealed: the header and the message behind it.
+    ///
+    /// # Errors
+    /// [`Broken::Malformed`].
+    pub(super) fn read(plain: &[u8]) -> Result<(Header, &[u8]), Broken> {
+        postcard::take_from_bytes(plain).map_err(|_| Broken::Malformed)
     }
 
     fn payload<'a>(&'a self, msg: &'a [u8]) -> Payload<'a, 'a> {

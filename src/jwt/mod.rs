@@ -7,6 +7,8 @@
 //! `recent` bounds what is remembered of tokens that were verified.
 
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod keys;
 mod recent;
 mod rejected;

@@ -14,7 +14,7 @@ use crate::api::problem::{Kind, Problem, echo};
 /// The body of `POST /layout/plan`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PlanBody {
+pub(in crate::api) struct PlanBody {
     base: Option<String>,
     changes: Vec<Asked>,
     #[serde(default)]
@@ -24,7 +24,7 @@ pub(super) struct PlanBody {
 /// The body of `POST /layout/commit`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CommitBody {
+pub(in crate::api) struct CommitBody {
     base: String,
     result: String,
     changes: Vec<Asked>,
@@ -37,7 +37,7 @@ pub(super) struct CommitBody {
 /// The body of `POST /layout/abort`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AbortBody {
+pub(in crate::api) struct AbortBody {
     base: String,
     #[serde(default)]
     lost: Vec<String>,
@@ -46,7 +46,7 @@ pub(super) struct AbortBody {
 /// The body of `POST /layout/release`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ReleaseBody {
+pub(in crate::api) struct ReleaseBody {
     base: String,
     node: String,
     lost: bool,
@@ -90,7 +90,7 @@ impl PlanBody {
     ///
     /// # Errors
     /// 400 that names the part that is wrong; 409 if two processes of one name wait.
-    pub(super) fn resolve(
+    pub(in crate::api) fn resolve(
         self,
         waiting: &[Waiting],
     ) -> Result<(Option<RecordHash>, Wanted), Problem> {
@@ -104,7 +104,7 @@ impl CommitBody {
     ///
     /// # Errors
     /// As [`PlanBody::resolve`].
-    pub(super) fn resolve(self, waiting: &[Waiting]) -> Result<(Agreed, Wanted), Problem> {
+    pub(in crate::api) fn resolve(self, waiting: &[Waiting]) -> Result<(Agreed, Wanted), Problem> {
         let (base, result) = (hash("base", &self.base)?, hash("result", &self.result)?);
         if let Some(other) =
             self.accept.iter().find(|name| !Warning::NAMES.contains(&name.as_str()))
@@ -123,7 +123,7 @@ impl AbortBody {
     ///
     /// # Errors
     /// 400 that names the part that is wrong.
-    pub(super) fn resolve(self) -> Result<(RecordHash, BTreeSet<NodeId>), Problem> {
+    pub(in crate::api) fn resolve(self) -> Result<(RecordHash, BTreeSet<NodeId>), Problem> {
         Ok((hash("base", &self.base)?, nodes("lost", &self.lost)?))
     }
 }
@@ -133,7 +133,7 @@ impl ReleaseBody {
     ///
     /// # Errors
     /// 400 that names the part that is wrong.
-    pub(super) fn resolve(self) -> Result<(RecordHash, NodeId), Problem> {
+    pub(in crate::api) fn resolve(self) -> Result<(RecordHash, NodeId), Problem> {
         let (base, lost) = (hash("base", &self.base)?, node("node", &self.node)?);
         match self.lost {
             true => Ok((base, lost)),
