@@ -1,7 +1,12 @@
 //! The network: streams of bytes between nodes, which delay, stall, break and are cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use quorate_engine::host::{Dialing, Io, Wire};
@@ -10,7 +15,9 @@ use quorate_engine::peer::framed::{Stream, frame_bytes_max};
 use quorate_engine::peer_port::stream::answer_all;
 use quorate_engine::tasks::Tasks;
 use quorate_protocol::name::NodeId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::io::{
+    AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf, duplex, split,
+};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +28,9 @@ use crate::world::World;
 const BUFFER_BYTES: usize = 64 << 10;
 /// How often bytes that are held up by a cut look whether it is over: a retransmission.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// So many links may be broken, at least, before they are forgotten.
+const LINKS_MIN: usize = 64;
 
 /// The network of one cluster.
 pub(crate) struct Network {
@@ -33,8 +43,20 @@ struct State {
     /// Directions in which nothing gets through.
     cuts: BTreeSet<(NodeId, NodeId)>,
     links: Vec<(NodeId, NodeId, CancellationToken)>,
+    /// How many links there are when those that are broken are forgotten next.
+    links_max: usize,
     /// The shortest and the longest time that bytes take, in milliseconds.
     latency_ms: (u64, u64),
+}
+
+impl State {
+    fn link(&mut self, from: NodeId, to: NodeId, broken: CancellationToken) {
+        if self.links.len() >= self.links_max {
+            self.links.retain(|(.., broken)| !broken.is_cancelled());
+            self.links_max = 2 * self.links.len() + LINKS_MIN;
+        }
+        self.links.push((from, to, broken));
+    }
 }
 
 /// A process that takes connections.
@@ -51,6 +73,7 @@ impl Network {
             listeners: BTreeMap::new(),
             cuts: BTreeSet::new(),
             links: Vec::new(),
+            links_max: LINKS_MIN,
             latency_ms: (0, latency_ms_max),
         };
         Self { world, state: Mutex::new(state) }
@@ -138,8 +161,7 @@ impl Network {
                 return Err("Connection refused".to_owned());
             };
             let found = (listener.node.clone(), listener.tasks.clone());
-            state.links.retain(|(.., broken)| !broken.is_cancelled());
-            state.links.push((from, to, broken.clone()));
+            state.link(from, to, broken.clone());
             found
         };
         let (near_read, near_write) = split(near_end);
@@ -168,14 +190,13 @@ impl Direction {
     async fn carry(self, mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
         let broken = self.broken.clone();
         let carried = async {
-            let mut bytes = vec![0; BUFFER_BYTES];
             loop {
-                let read = from.read(&mut bytes).await.unwrap_or(0);
+                let bytes = read_some(&mut from).await.unwrap_or_default();
                 self.network.delay().await;
                 while self.network.is_cut(self.from, self.to) {
                     sleep(RETRY).await;
                 }
-                if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+                if bytes.is_empty() || to.write_all(&bytes).await.is_err() {
                     return drop(to.shutdown().await);
                 }
             }
@@ -186,6 +207,17 @@ impl Direction {
             () = carried => self.broken.cancel(),
         }
     }
+}
+
+/// Reads what is there. No memory is held while there is nothing: connections are many, and mostly idle.
+async fn read_some(from: &mut ReadHalf<DuplexStream>) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| {
+        let mut scratch = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut bytes = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut *from).poll_read(cx, &mut bytes))?;
+        Poll::Ready(Ok(bytes.filled().to_vec()))
+    })
+    .await
 }
 
 /// The connections of one node.
