@@ -156,16 +156,17 @@ impl Monitor {
             let place = (node.me, key.clone());
             let changes = changes(node) + homes.iter().map(|at| self.changes_at(*at)).sum::<u64>();
             let before = seen.rows.remove(&place);
-            if let (None, Some(before)) = (&now, &before) {
+            // Dropped, and perhaps written anew since.
+            let is_gone = before.as_ref().is_some_and(|before| {
+                let clock = &before.object.clock;
+                now.as_ref().is_none_or(|object| !object.clock.covers_all(clock))
+            });
+            if let Some(before) = before.as_ref().filter(|_| is_gone) {
                 self.note_reaped_everywhere(&key, &before.object);
                 self.note_reaped_while_moving(node, &key, before, &homes);
             }
             // Weights may have changed in which order they are its home replicas.
             let before = before.filter(|before| is_same_set(&before.homes, &homes));
-            let mut is_gone = true;
-            if let (Some(object), Some(before)) = (&now, &before) {
-                is_gone = !object.clock.covers_all(&before.object.clock); // dropped, and written anew
-            }
             if let Some(object) = now {
                 let same = before.as_ref().filter(|before| before.object == object);
                 let losses = same.map(|before| before.losses.clone());
@@ -209,6 +210,10 @@ impl Monitor {
     /// A node dropped a row that is not its own.
     fn is_handed_over(&self, gone: &Gone, seen: &Seen) -> Verdict {
         let Gone { from, key, object, homes, losses, is_settled, .. } = gone;
+        // A tombstone that is reaped is dropped everywhere.
+        if gone.may_be_reaped() {
+            return Ok(());
+        }
         // A home replica may have confirmed that it holds the row, and lost it since.
         if !is_settled || *losses != losses_of(&seen.losses, homes) {
             return Ok(());

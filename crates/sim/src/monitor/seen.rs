@@ -93,6 +93,11 @@ impl Gone {
         let is_own = self.is_owned() && (self.is_settled || self.has_reaped);
         is_own && self.object.is_deleted()
     }
+
+    /// Whether it is a tombstone that another node's round may have reaped here.
+    pub(super) fn may_be_reaped(&self) -> bool {
+        !self.is_owned() && self.has_reaped && self.object.is_deleted()
+    }
 }
 
 /// Whether these are the same nodes, in whatever order.
