@@ -14,7 +14,8 @@ use tokio::time::timeout;
 /// How long a handshake that has begun may take to complete, in milliseconds: a round trip.
 const HANDSHAKE_MS: u64 = 10;
 
-/// Closes a listener. `take` is given every connection that the kernel completed on it.
+/// Closes a listener, and with it its socket: nobody else may go on with that. `take` is given every
+/// connection that the kernel completed on it.
 pub(super) async fn close(listener: TcpListener, mut take: impl FnMut(TcpStream)) {
     if let Err(error) = let_no_handshake_begin(&listener) {
         tracing::debug!(%error, "whoever connects while the port closes may be reset");

@@ -215,25 +215,34 @@ impl App for Router {
 pub(crate) struct Entrance {
     listener: TcpListener,
     door: Door,
+    /// Whether somebody else accepts on the same socket afterwards: then it is left as it is.
+    is_shared: bool,
+}
+
+impl Entrance {
+    /// One whose socket somebody else accepts on once the port stops.
+    pub(crate) fn shared(listener: TcpListener, door: Door) -> Self {
+        Self { listener, door, is_shared: true }
+    }
 }
 
 impl From<TcpListener> for Entrance {
     /// Without TLS.
     fn from(listener: TcpListener) -> Self {
-        Self { listener, door: None }
+        Self { listener, door: None, is_shared: false }
     }
 }
 
 impl From<(TcpListener, Door)> for Entrance {
     fn from((listener, door): (TcpListener, Door)) -> Self {
-        Self { listener, door }
+        Self { listener, door, is_shared: false }
     }
 }
 
 /// Serves `app` at an entrance until `stop` begins, then until the requests in flight are answered
 /// or cut off.
 pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bounds, stop: Stop) {
-    let Entrance { listener, door } = entrance.into();
+    let Entrance { listener, door, is_shared } = entrance.into();
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let last_call = CancellationToken::new();
@@ -267,7 +276,10 @@ pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bo
     while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
         take(stream);
     }
-    closing::close(listener, take).await;
+    match is_shared {
+        true => drop(listener),
+        false => closing::close(listener, take).await,
+    }
     tokio::select! {
         () = sleep(Duration::from_millis(bounds.last_call_ms)) => {}
         () = stop.all_gone() => {}

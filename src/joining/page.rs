@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::http::port::{self, Bounds, Stop};
+use crate::http::port::{self, Bounds, Entrance, Stop};
 use crate::metrics::collect;
 use crate::tls::Tls;
 
@@ -70,7 +70,8 @@ impl Pages {
             .with_state(shown.clone());
         let for_peers = Router::new().fallback(waits).with_state(shown.clone());
         let bounds = Bounds::for_clients(config, CONNECTIONS_MAX);
-        let (clients, peers) = ((clients, tls.client.clone()), (peers, tls.peer.clone()));
+        let clients = Entrance::shared(clients, tls.client.clone());
+        let peers = Entrance::shared(peers, tls.peer.clone());
         let ended = [(clients, for_clients), (peers, for_peers)]
             .map(|(entrance, app)| tokio::spawn(port::run(entrance, app, bounds, stop.clone())));
         Self { shown, stop, ended }

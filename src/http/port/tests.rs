@@ -96,6 +96,19 @@ async fn whoever_reaches_a_closing_port_is_answered() {
     assert_eq!(cut_off, 0);
 }
 
+#[tokio::test]
+async fn a_socket_that_is_shared_goes_on() {
+    let owner = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    owner.set_nonblocking(true).unwrap();
+    let (addr, stop) = (owner.local_addr().unwrap(), Stop::default());
+    let shared = TcpListener::from_std(owner.try_clone().unwrap()).unwrap();
+    stop.begun.cancel();
+    run(Entrance::shared(shared, None), Router::new(), bounds(10), stop).await;
+    let owner = TcpListener::from_std(owner).unwrap();
+    let (connected, accepted) = tokio::join!(TcpStream::connect(addr), owner.accept());
+    assert!(connected.is_ok() && accepted.is_ok());
+}
+
 async fn ask(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
