@@ -205,6 +205,22 @@ fn folded_resets_are_neither_forgotten_nor_kept() {
     assert_eq!(a.table.hash(), b.table.hash());
 }
 
+/// It has the lowest n from before the reset, and the others take that over: too low is safe.
+#[test]
+fn one_that_has_not_folded_a_reset_agrees_after_another_exchange() {
+    let (mut a, mut b) = (ManyBucketsNode::default(), ManyBucketsNode::default());
+    b.set("carts", ("n1", 1), n_of(1));
+    b.set("carts", ("n1", 2), Settings::default());
+    a.learn(&b.table);
+    assert!(a.table == b.table && a.table.fold(a.table.stamp_max()));
+    a.set("carts", ("n2", 3), n_of(4));
+    b.learn(&a.table);
+    assert_ne!(a.table.hash(), b.table.hash());
+    a.learn(&b.table);
+    assert_eq!(a.table.hash(), b.table.hash());
+    assert_eq!(a.table.record(&named("carts")).map(|record| record.n_lowest), Some(1));
+}
+
 #[test]
 fn a_table_from_before_there_was_a_floor_is_read() {
     let mut table = Table::default();
@@ -257,7 +273,8 @@ proptest! {
                 }
             }
         }
-        for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
+        // Twice: one that has not folded a reset yet adds the lowest n from before it to a later record.
+        for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)].repeat(2) {
             let other = nodes[other].table.clone();
             nodes[one].learn(&other);
         }
