@@ -79,6 +79,6 @@ mod tests {
 
     #[test]
     fn changed_bytes_are_understood_or_refused() {
-        replay::changed("tests/fuzz", &ALL, 20_000);
+        replay::changed("tests/fuzz", &ALL, 100_000);
     }
 }
