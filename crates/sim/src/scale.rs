@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use quorate_engine::membership::voting::Proposed;
 use quorate_engine::node::Node;
-use quorate_protocol::layout::{Layout, LayoutError, Member, Partition};
-use quorate_protocol::name::NodeId;
 use quorate_protocol::record::{ClusterRecord, Reason};
 use tokio::time::{Instant, sleep};
 
@@ -46,48 +44,6 @@ pub struct Scale {
     pub known_ms: u128,
     /// From then until the change, which moves no data, is over for every node, in milliseconds.
     pub over_ms: u128,
-}
-
-/// What one more node changes in where replicas are.
-#[derive(Clone, Copy, Debug)]
-pub struct Joined {
-    /// Replicas that have another home than before.
-    pub moved: usize,
-    /// The fewest that could have one: what the new node is to hold.
-    pub least: usize,
-    /// The greatest load of a node after it, divided by the mean.
-    pub greatest_load: f64,
-    /// How long it takes to compute a placement.
-    pub placing: Duration,
-}
-
-/// Adds a node to so many others, of one weight and in five zones, in placement alone. `n` is the number of
-/// replicas.
-///
-/// # Errors
-/// If there cannot be so many nodes or partitions.
-pub fn join(nodes: usize, partitions: u32, n: u16) -> Result<Joined, LayoutError> {
-    let member = |at: usize| {
-        let name = NodeId::parse(&format!("n{at}")).ok()?;
-        Some(Member::new(name, format!("z{}", at % 5), 1))
-    };
-    let of = |nodes| Layout::new(1, partitions, (0..nodes).filter_map(member).collect());
-    let before = of(nodes)?;
-    let began = std::time::Instant::now(); // it computes: no time passes in the simulator
-    let after = of(nodes + 1)?;
-    let placing = began.elapsed();
-    let is_new = |partition, node| !before.homes(partition, n).contains(node);
-    let moved = (0..partitions).map(|number| Partition(number as u16));
-    let moved = moved.map(|it| after.homes(it, n).iter().filter(|node| is_new(it, node)).count());
-    let replicas = partitions as usize * usize::from(n).min(nodes + 1);
-    let mean = replicas as f64 / (nodes + 1) as f64;
-    let greatest = after.members().iter().map(|member| after.load(member.node, n)).max();
-    Ok(Joined {
-        moved: moved.sum(),
-        least: replicas / (nodes + 1),
-        greatest_load: greatest.unwrap_or_default() as f64 / mean,
-        placing,
-    })
 }
 
 /// Measures a cluster of so many nodes without data, with the settings that ship, in which messages take up
