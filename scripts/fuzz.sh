@@ -25,6 +25,8 @@ An input that breaks something is left in target/fuzz, and its name printed.
 HELP
 }
 
+of_protocol=(frames handshakes messages objects records texts)
+of_node=(bodies datagrams heads issuers)
 seconds=60 runs='' keep=0 targets=()
 while (($#)); do
     case $1 in
@@ -32,16 +34,17 @@ while (($#)); do
         --runs) runs=${2:?--runs needs a number}; shift ;;
         --keep) keep=1 ;;
         --help|-h) usage; exit ;;
-        frames|handshakes|messages|objects|records|texts) targets+=("$1") ;;
-        bodies|datagrams|heads|issuers) targets+=("$1") ;;
-        *) usage >&2; die "unknown argument: $1" ;;
+        *)
+            [[ " ${of_protocol[*]} ${of_node[*]} " == *" $1 "* ]] || { usage >&2; die "unknown argument: $1"; }
+            targets+=("$1")
+            ;;
     esac
     shift
 done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "--seconds needs a whole number from 1, not $seconds"
 [[ $runs =~ ^([1-9][0-9]*)?$ ]] || die "--runs needs a whole number from 1, not $runs"
 if [[ -n $runs ]]; then bound=-runs=$runs for="$runs inputs"; else bound=-max_total_time=$seconds for="$seconds s"; fi
-((${#targets[@]})) || targets=(frames handshakes messages objects records texts bodies datagrams heads issuers)
+((${#targets[@]})) || targets=("${of_protocol[@]}" "${of_node[@]}")
 cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed: cargo install cargo-fuzz"
 rustup toolchain list 2>/dev/null | grep -q '^nightly' ||
     die "a nightly compiler is needed: rustup toolchain install nightly"
@@ -51,10 +54,7 @@ mkdir -p "$out"
 
 # The crate of a target: it has the corpus too.
 crate_of() {
-    case $1 in
-        bodies|datagrams|heads|issuers) echo "$ROOT/tests/fuzz" ;;
-        *) echo "$ROOT/crates/protocol/fuzz" ;;
-    esac
+    if [[ " ${of_node[*]} " == *" $1 "* ]]; then echo "$ROOT/tests/fuzz"; else echo "$ROOT/crates/protocol/fuzz"; fi
 }
 
 build() {

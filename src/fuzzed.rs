@@ -39,8 +39,8 @@ pub fn heads(bytes: &[u8]) {
                 assert_eq!(inspect(&bytes[..end]), Ok(None), "a part of a head");
             }
             assert_eq!(inspect(&bytes[..length]), Ok(Some(message.clone())), "a head alone");
-            let piece = usize::from(*piece) + 1;
-            assert_eq!(taken(message.clone(), bytes, piece), taken(message, bytes, bytes.len()));
+            let in_pieces = taken(&message, bytes, &[usize::from(*piece) + 1]);
+            assert_eq!(in_pieces, taken(&message, bytes, &[usize::MAX]));
             let named = request.headers.iter().map(|it| (it.name, it.value)).collect::<Vec<_>>();
             api::fuzzed::head(request.path.unwrap_or_default(), &named);
         }
@@ -50,14 +50,14 @@ pub fn heads(bytes: &[u8]) {
     }
 }
 
-/// How many bytes belong to the request if they come in pieces of this size, and whether it is whole then.
-fn taken(mut message: Message, bytes: &[u8], piece: usize) -> (usize, bool) {
-    let mut at = 0;
+/// How many bytes belong to the first request, if they come in pieces of these sizes; whether it is whole.
+pub(crate) fn taken(message: &Message, bytes: &[u8], sizes: &[usize]) -> (usize, bool) {
+    let (mut message, mut at, mut sizes) = (message.clone(), 0, sizes.iter().cycle());
     while at < bytes.len() && !message.is_whole() {
-        let piece = &bytes[at..bytes.len().min(at + piece)];
-        let mine = message.take(piece);
+        let size = sizes.next().copied().unwrap_or(bytes.len()).clamp(1, bytes.len() - at);
+        let mine = message.take(&bytes[at..at + size]);
         at += mine;
-        if mine < piece.len() {
+        if mine < size {
             break;
         }
     }

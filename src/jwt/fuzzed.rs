@@ -8,7 +8,7 @@ use quorate_protocol::access;
 use quorate_protocol::time::WallTime;
 use serde_json::{Map, Value, json};
 
-use super::keys::{KeySet, NoKey};
+use super::keys::KeySet;
 use super::{check_type, claims, ring_provider};
 
 const NOW: WallTime = WallTime(1_800_000_000_000);
@@ -39,8 +39,7 @@ static CONFIG: LazyLock<JwtConfig> = LazyLock::new(|| {
 pub fn issuers(bytes: &[u8]) {
     let config = &*CONFIG;
     if let Ok(keys) = KeySet::parse(bytes, &ALGORITHMS) {
-        let found = keys.find(None, Algorithm::HS256);
-        assert!(matches!(found, Err(NoKey::Unknown | NoKey::Unnamed | NoKey::OtherAlgorithm)));
+        assert!(keys.find(None, Algorithm::HS256).is_err(), "no such algorithm is configured");
         let again = KeySet::parse(bytes, &ALGORITHMS).map(|again| again.replacing(&keys).len());
         assert_eq!(again, Ok(keys.len()));
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuzzed::taken;
 
 /// Something like a request: parts that matter for where it ends, in any order.
 fn request() -> impl Strategy<Value = Vec<u8>> {
@@ -32,20 +33,6 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         [line.into_bytes(), fields.concat().into_bytes(), b"\r\n".to_vec(), bodies.concat()]
             .concat()
     })
-}
-
-/// How many bytes belong to the first request, if they come in pieces of these sizes; whether it is whole.
-fn taken(message: &Message, bytes: &[u8], sizes: &[usize]) -> (usize, bool) {
-    let (mut message, mut at, mut sizes) = (message.clone(), 0, sizes.iter().cycle());
-    while at < bytes.len() && !message.is_whole() {
-        let size = sizes.next().copied().unwrap_or(bytes.len()).clamp(1, bytes.len() - at);
-        let mine = message.take(&bytes[at..at + size]);
-        at += mine;
-        if mine < size {
-            break;
-        }
-    }
-    (at, message.is_whole())
 }
 
 proptest! {
